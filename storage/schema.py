@@ -1,0 +1,312 @@
+"""The columns of every table: names, types, what each holds, and the closed lists of reasons.
+
+Only the shape of the data belongs here: no reading, writing or filling. A new column is added here, with its
+description and a higher SCHEMA_VERSION, and in the verb that fills it.
+"""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+QUARANTINE_STAGES = ("read", "picture", "box", "question", "split")
+
+REASONS = (
+    "missing_file",
+    "unreadable_file",
+    "broken_json",
+    "missing_field",
+    "bad_box_format",
+    "nan_box",
+    "swapped_corners",
+    "zero_area_box",
+    "box_outside_picture",
+    "unknown_image",
+    "undecodable_picture",
+    "picture_too_large",
+    "no_answer",
+    "no_question",
+    "no_boxes",
+    "unsafe_path",
+    "duplicate_example",
+    "unsupported",
+)
+
+UNSCORABLE = (
+    "no_thought",
+    "empty_answer",
+    "truncated",
+    "zero_map",
+    "no_boxes",
+    "box_covers_everything",
+    "image_tokens_cut",
+    "image_token_emitted",
+    "format_invalid",
+)
+
+# Closed lists of values, by (table, column); None is always allowed where the column is nullable.
+ALLOWED_VALUES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("examples", "answer_type"): ("word", "yes_no", "number", "choice", "text"),
+    ("examples", "condition"): ("conflict", "control"),
+    ("quarantine", "stage"): QUARANTINE_STAGES,
+    ("quarantine", "reason"): REASONS,
+    ("splits", "split"): ("train", "val", "test", "excluded"),
+    ("training_steps", "stage"): ("sft", "grpo"),
+    ("completions", "unscorable_reason"): UNSCORABLE,
+    ("predictions", "unscorable_reason"): UNSCORABLE,
+    ("saliency_maps", "rows"): ("predictor", "state"),
+}
+
+
+def _column(name: str, kind: pa.DataType, description: str, *, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"description": description})
+
+
+def _maybe(name: str, kind: pa.DataType, description: str) -> pa.Field:
+    return _column(name, kind, description, nullable=True)
+
+
+_TEXT = pa.string()
+_F64 = pa.float64()
+_I32 = pa.int32()
+_I64 = pa.int64()
+_BYTES = pa.binary()
+_BOOL = pa.bool_()
+
+_POLICY_ID = _column(
+    "policy_id", _TEXT, "the policy's name and the first 12 hex digits of the work that made it"
+)
+_POLICY = _column("policy", _TEXT, "the policy's name: base, cold_start or a recipe")
+_EXAMPLE_ID = _column("example_id", _TEXT, "stable hash of source, source row, picture and question")
+_IMAGE = _column("image_sha256", _TEXT, "sha256 of the picture file's bytes")
+_COMPLETION_SHA = _column("completion_sha256", _TEXT, "sha256 of the completion's UTF-8 text")
+_UNSCORABLE = _maybe(
+    "unscorable_reason", _TEXT, "why no map could be scored, from a closed list; null = scored"
+)
+_MASS = _maybe(
+    "mass", _F64, "share of the map inside the union of the evidence boxes, 0 to 1; read beside chance"
+)
+_CHANCE = _maybe("chance", _F64, "mass of a uniform map: the evidence's share of the picture's area")
+_LIFT = _maybe("lift", _F64, "(mass - chance) / (1 - chance): 0 = a uniform map, 1 = all inside the evidence")
+_POINTING = _maybe("pointing_hit", _BOOL, "whether the map's highest cell lies on the evidence")
+_IOU = _maybe("iou_area", _F64, "overlap (IoU) of the evidence with the map's top cells of the same area")
+_AUROC = _maybe("auroc", _F64, "area under the ROC curve of the cells against the evidence; chance is 0.5")
+
+_IMAGES = pa.schema(
+    [
+        _IMAGE,
+        _column(
+            "pixels_sha256",
+            _TEXT,
+            "sha256 of '<width>x<height>' and the upright RGB bytes: same for re-encodings",
+        ),
+        _column("thumb", _BYTES, "16 x 16 x 3 uint8 RGB, box-averaged, row-major: finds near duplicates"),
+        _column("source", _TEXT, "the source that delivered the picture first"),
+        _column("source_file", _TEXT, "the annotation file that named the picture, relative to the source"),
+        _column("file_name", _TEXT, "the picture's name as delivered, relative to the source"),
+        _column("uri", _TEXT, "where the picture was read: a path or s3:// address"),
+        _column("format", _TEXT, "the encoding found in the bytes, such as PNG or JPEG"),
+        _column("width_px", _I32, "width of the EXIF-upright picture in pixels"),
+        _column("height_px", _I32, "height of the EXIF-upright picture in pixels"),
+        _column("n_bytes", _I64, "size of the picture file in bytes"),
+        _maybe("bytes", _BYTES, "the picture file itself, as delivered; null when kept by reference"),
+    ]
+)
+
+_EXAMPLES = pa.schema(
+    [
+        _EXAMPLE_ID,
+        _column("source", _TEXT, "the source that the example came from"),
+        _column("source_file", _TEXT, "the raw file that holds the row, relative to the source"),
+        _column("source_row", _I64, "0-based row in that file's list"),
+        _IMAGE,
+        _column("question", _TEXT, "the question as it is put to the policy"),
+        _column("answer", _TEXT, "the reference answer"),
+        _column("accepted_answers", pa.list_(_TEXT), "other answers that count as right; may be empty"),
+        _column("answer_type", _TEXT, "which scorer judges the answer: word, yes_no, number, choice or text"),
+        _maybe("question_kind", _TEXT, "what the question asks about, such as colour, count or relation"),
+        _maybe("slice", _TEXT, "name of a marked test slice, such as prior_conflict"),
+        _maybe("condition", _TEXT, "side of the slice: conflict or control"),
+        _maybe("reasoning", _TEXT, "a written reasoning for the cold start"),
+        _column("n_boxes", _I32, "number of evidence boxes"),
+        _column("evidence_area_frac", _F64, "share of the picture covered by the union of the boxes, 0 to 1"),
+    ]
+)
+
+_BOXES = pa.schema(
+    [
+        _EXAMPLE_ID,
+        _column("box_index", _I32, "0-based place of the box in its example"),
+        _column("x1_px", _F64, "left edge in pixels of the upright picture"),
+        _column("y1_px", _F64, "top edge in pixels"),
+        _column("x2_px", _F64, "right edge in pixels, exclusive"),
+        _column("y2_px", _F64, "bottom edge in pixels, exclusive"),
+        _maybe("label", _TEXT, "what the box holds, as the source names it"),
+    ]
+)
+
+_QUARANTINE = pa.schema(
+    [
+        _column("source", _TEXT, "the source that delivered the refused row"),
+        _maybe("source_file", _TEXT, "the raw file that holds the row; null when the file itself is missing"),
+        _maybe("source_row", _I64, "0-based row in that file's list; null when the whole file was refused"),
+        _column("stage", _TEXT, "where it was refused: read, picture, box, question or split"),
+        _column("reason", _TEXT, "why, from a closed list"),
+        _column("detail", _TEXT, "what was seen and what was wanted"),
+        _column("raw", _TEXT, "the row as JSON, cut at 2,000 characters"),
+    ]
+)
+
+_SPLITS = pa.schema(
+    [
+        _EXAMPLE_ID,
+        _IMAGE,
+        _column("split", _TEXT, "train, val, test or excluded"),
+        _column("split_rule", _TEXT, "the rule that placed the picture: content_hash, near_duplicate, ..."),
+    ]
+)
+
+_TRAINING_STEPS = pa.schema(
+    [
+        _POLICY_ID,
+        _column("stage", _TEXT, "sft or grpo"),
+        _column("step", _I32, "optimiser step, from 1"),
+        _maybe("loss", _F64, "training loss of the step"),
+        _maybe("reward_mean", _F64, "mean weighted reward of the step's completions"),
+        _maybe("reward_std", _F64, "its standard deviation"),
+        _maybe("format_mean", _F64, "mean format reward"),
+        _maybe("format_std", _F64, "standard deviation of the format reward"),
+        _maybe("accuracy_mean", _F64, "mean accuracy reward"),
+        _maybe("accuracy_std", _F64, "standard deviation of the accuracy reward"),
+        _maybe("saliency_mean", _F64, "mean saliency reward over the scorable completions"),
+        _maybe("saliency_std", _F64, "standard deviation of the saliency reward"),
+        _maybe("frac_zero_std", _F64, "share of groups whose rewards were all equal: they teach nothing"),
+        _maybe("n_unscorable", _I32, "completions without a saliency reward"),
+        _maybe("unscorable_by_reason", _TEXT, "their number by reason, as a JSON object"),
+        _maybe("completion_tokens_mean", _F64, "mean completion length in tokens"),
+        _maybe("entropy", _F64, "mean entropy of the policy's next-token distribution in nats"),
+        _maybe("grad_norm", _F64, "gradient norm before clipping"),
+        _maybe("learning_rate", _F64, "learning rate of the step"),
+        _maybe("token_accuracy", _F64, "share of target tokens ranked first (sft)"),
+        _maybe("seconds", _F64, "wall time of the step in seconds"),
+    ]
+)
+
+_COMPLETIONS = pa.schema(
+    [
+        _POLICY_ID,
+        _column("step", _I32, "optimiser step that sampled the completion, from 1"),
+        _EXAMPLE_ID,
+        _column("completion", _TEXT, "the sampled text"),
+        _maybe("reward_format", _F64, "format reward"),
+        _maybe("reward_accuracy", _F64, "accuracy reward; null = the answer could not be judged"),
+        _maybe("reward_saliency", _F64, "saliency reward; null = unscorable"),
+        _UNSCORABLE,
+        _maybe("reward", _F64, "weighted sum that the trainer used"),
+        _maybe("advantage", _F64, "advantage within the completion's group"),
+    ]
+)
+
+_PREDICTIONS = pa.schema(
+    [
+        _POLICY_ID,
+        _POLICY,
+        _EXAMPLE_ID,
+        _IMAGE,
+        _column("completion", _TEXT, "the whole text that the policy wrote"),
+        _COMPLETION_SHA,
+        _maybe("thought", _TEXT, "the text between the think tags; null when there is none"),
+        _maybe("answer", _TEXT, "the text after the thought; null when there is none"),
+        _column("correct", _BOOL, "whether the scorer of the answer type accepts the answer"),
+        _column("accuracy_score", _F64, "the scorer's value, 0 to 1"),
+        _column("format_valid", _BOOL, "whether the completion has the wanted form"),
+        _column("truncated", _BOOL, "whether the length limit cut the completion"),
+        _column("n_tokens", _I32, "completion length in tokens"),
+        _MASS,
+        _CHANCE,
+        _LIFT,
+        _POINTING,
+        _maybe("pointing_chance", _F64, "share of cells on which pointing would be a hit"),
+        _AUROC,
+        _maybe(
+            "ap", _F64, "average precision of the cells against the evidence; chance is the evidence's share"
+        ),
+        _IOU,
+        _maybe(
+            "entropy",
+            _F64,
+            "entropy of the map as a distribution over cells, divided by that of a uniform map",
+        ),
+        _UNSCORABLE,
+        _maybe("map_id", _TEXT, "the archived map; null when there is none"),
+    ]
+)
+
+_SALIENCY_MAPS = pa.schema(
+    [
+        _column("map_id", _TEXT, "24 hex digits, hash of policy, example, completion, method and span"),
+        _POLICY_ID,
+        _POLICY,
+        _EXAMPLE_ID,
+        _IMAGE,
+        _COMPLETION_SHA,
+        _column("method", _TEXT, "how the map was computed, such as cot_rollout"),
+        _column("rows", _TEXT, "which query stands for a token: its predictor or its own state"),
+        _column("span", _TEXT, "which tokens the map explains"),
+        _column("grid_h", _I32, "rows of the token grid"),
+        _column("grid_w", _I32, "columns of the token grid"),
+        _column("image_w_px", _I32, "width of the upright picture in pixels"),
+        _column("image_h_px", _I32, "height of the upright picture in pixels"),
+        _column("values", _BYTES, "grid_h x grid_w float16, little-endian, row-major"),
+        _MASS,
+        _CHANCE,
+        _LIFT,
+        _POINTING,
+        _IOU,
+        _AUROC,
+    ]
+)
+
+_EVALUATIONS = pa.schema(
+    [
+        _POLICY_ID,
+        _POLICY,
+        _column("metric", _TEXT, "what was measured, such as accuracy, lift or mass"),
+        _column(
+            "subset",
+            _TEXT,
+            "on which examples: all, kind=colour, source=scenes, prior_conflict=conflict, ...",
+        ),
+        _column("value", _F64, "the measured value, or the paired difference policy - versus"),
+        _column("ci_low", _F64, "lower end of the 95 % interval"),
+        _column("ci_high", _F64, "upper end of the 95 % interval"),
+        _column("n", _I64, "number of examples behind the value"),
+        _maybe("chance", _F64, "value expected without looking; null where no such value exists"),
+        _maybe("versus", _TEXT, "the policy subtracted, when the value is a paired difference"),
+    ]
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "images": _IMAGES,
+    "examples": _EXAMPLES,
+    "boxes": _BOXES,
+    "quarantine": _QUARANTINE,
+    "splits": _SPLITS,
+    "training_steps": _TRAINING_STEPS,
+    "completions": _COMPLETIONS,
+    "predictions": _PREDICTIONS,
+    "saliency_maps": _SALIENCY_MAPS,
+    "evaluations": _EVALUATIONS,
+}
+
+TABLE_DESCRIPTIONS: dict[str, str] = {
+    "images": "one distinct picture",
+    "examples": "one question about one picture",
+    "boxes": "one evidence box",
+    "quarantine": "one refused row",
+    "splits": "one example's place",
+    "training_steps": "one optimiser step",
+    "completions": "one sampled completion in training",
+    "predictions": "one answer of one policy on one held-out example",
+    "saliency_maps": "one saliency map",
+    "evaluations": "one metric of one policy on one subset",
+}
