@@ -1,4 +1,4 @@
-"""Settings of the training stages: one frozen dataclass each, read from one JSON file and checked at the door.
+"""Settings of the training stages: one frozen dataclass each, read from JSON and checked at the door.
 
 Belongs here: names, defaults, allowed values and rules between settings. Not here: anything that needs torch
 (definitions load this module on machines without it), and anything that acts on a setting.
@@ -151,7 +151,7 @@ class _Training(_Checked):
         save, log = values["save_steps"], values["logging_steps"]
         if save % log:
             return [
-                f"save_steps = {save}: want a multiple of logging_steps ({log}); a resumed run then logs alike"
+                f"save_steps = {save}: want a multiple of logging_steps ({log}); else a resume loses log rows"
             ]
         return []
 
@@ -229,8 +229,8 @@ class GrpoSettings(_Training):
         if values["save_steps"] % period:
             problems.append(
                 f"save_steps = {values['save_steps']}: want a multiple of {period}, the steps after which a "
-                f"round of sampling ends (steps_per_generation {per_round} x num_iterations {values['num_iterations']}, "
-                f"gradient_accumulation {accumulation})"
+                f"round of sampling ends (steps_per_generation {per_round} x "
+                f"num_iterations {values['num_iterations']}, gradient_accumulation {accumulation})"
             )
         return problems
 
