@@ -1,0 +1,186 @@
+"""How well a saliency map lies on the evidence boxes.
+
+Geometry and statistics on the token grid, numpy only: no model, no resampling, no picture. Where maps come
+from is `training/saliency.py`; confidence intervals over many examples are `ops/statistics.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+BoxXyxy = Sequence[float]
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A map against the union of its boxes: all numbers, or `reason` and no number.
+
+    mass: share of the map inside the boxes, in [0, 1]. `chance`: what a uniform map scores, the boxes'
+    share of the picture. `lift` = (mass - chance) / (1 - chance): 0 is chance, 1 is all inside.
+    pointing_hit: the strongest cell is an evidence cell. `pointing_chance`: what a random cell scores.
+    iou_otsu, iou_area: overlap of the boxes with the cells above Otsu's threshold, and with the strongest
+    cells of the same total area as the boxes. auroc: chance 0.5. ap: chance is `chance`. entropy: of the
+    map, 1 for a uniform one.
+    """
+
+    mass: float | None = None
+    chance: float | None = None
+    lift: float | None = None
+    pointing_hit: bool | None = None
+    pointing_chance: float | None = None
+    iou_otsu: float | None = None
+    iou_area: float | None = None
+    auroc: float | None = None
+    ap: float | None = None
+    entropy: float | None = None
+    reason: str | None = field(default=None, kw_only=True)
+
+
+def coverage(
+    boxes_xyxy_px: Sequence[BoxXyxy], image_wh: tuple[float, float], grid_hw: tuple[int, int]
+) -> Floats:
+    """Share of each grid cell that the union of the boxes covers: float64 [grid_h, grid_w] in [0, 1], exact.
+
+    The grid's cells divide the picture evenly, so they need not be square, nor whole pixels. Boxes are
+    pixels with continuous edges, cut at the picture's border; overlapping boxes count once. The edges of
+    boxes and cells together cut the picture into rectangles that lie wholly inside or outside every box and
+    every cell; their areas are added. Raises ValueError for a box that is not four finite numbers with x1
+    <= x2 and y1 <= y2, and for an empty picture or grid.
+    """
+    (width, height), (grid_h, grid_w) = image_wh, grid_hw
+    if not (width > 0 and height > 0 and grid_h > 0 and grid_w > 0):
+        raise ValueError(
+            f"picture {image_wh} and grid {grid_hw}: wanted positive (width, height) and (rows, columns)"
+        )
+    boxes = _checked(boxes_xyxy_px)
+    x_cells, y_cells = np.linspace(0, width, grid_w + 1), np.linspace(0, height, grid_h + 1)
+    x_boxes, y_boxes = np.clip(boxes[:, [0, 2]], 0, width), np.clip(boxes[:, [1, 3]], 0, height)
+    x_cuts, y_cuts = np.unique(np.append(x_cells, x_boxes)), np.unique(np.append(y_cells, y_boxes))
+    inside = np.zeros((len(y_cuts) - 1, len(x_cuts) - 1), dtype=bool)
+    for (x1, x2), (y1, y2) in zip(x_boxes, y_boxes, strict=True):
+        rows = slice(*np.searchsorted(y_cuts, (y1, y2)))
+        inside[rows, slice(*np.searchsorted(x_cuts, (x1, x2)))] = True
+    areas = np.diff(y_cuts)[:, None] * np.diff(x_cuts)[None, :] * inside
+    first_row, first_column = np.searchsorted(y_cuts, y_cells[:-1]), np.searchsorted(x_cuts, x_cells[:-1])
+    per_cell = np.add.reduceat(np.add.reduceat(areas, first_row, axis=0), first_column, axis=1)
+    return np.clip(per_cell / (width / grid_w * (height / grid_h)), 0.0, 1.0)
+
+
+def score(
+    values: NDArray[np.floating], boxes_xyxy_px: Sequence[BoxXyxy], image_wh: tuple[float, float]
+) -> Overlap:
+    """Score a map (non-negative, [grid_h, grid_w]) against boxes in pixels of the picture that it covers.
+
+    Reasons instead of numbers: `zero_map`, `no_boxes` (none, or none with area inside the picture),
+    `box_covers_everything`. Raises ValueError for a map that is not two-dimensional, finite and non-negative.
+    """
+    weights = np.asarray(values, dtype=np.float64)
+    if weights.ndim != 2 or not weights.size or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(
+            f"map of shape {weights.shape}, {int((~np.isfinite(weights)).sum())} values not finite, "
+            f"{int((weights < 0).sum())} negative; wanted [grid_h, grid_w], finite, non-negative (relu first)"
+        )
+    grid_h, grid_w = weights.shape
+    covered = coverage(boxes_xyxy_px, image_wh, (grid_h, grid_w))
+    chance = float(covered.mean())
+    if chance <= 0:
+        return Overlap(reason="no_boxes")
+    if chance >= 1 - _ROUNDING:
+        return Overlap(reason="box_covers_everything")
+    if weights.max() <= 0:
+        return Overlap(reason="zero_map")
+    heat = weights / weights.max()  # no sum below can overflow or vanish
+    auroc, ap = _ranking(heat, covered)
+    mass = float((heat * covered).sum() / heat.sum())
+    found = Overlap(mass=mass, chance=chance, lift=(mass - chance) / (1 - chance), auroc=auroc, ap=ap)
+    hit, hit_chance = _pointing(heat, covered)
+    return replace(
+        found,
+        pointing_hit=hit,
+        pointing_chance=hit_chance,
+        iou_otsu=_iou(_above_otsu(heat), covered),
+        iou_area=_iou(_strongest_of_area(heat, float(covered.sum())), covered),
+        entropy=_entropy(heat),
+    )
+
+
+def _checked(boxes_xyxy_px: Sequence[BoxXyxy]) -> Floats:
+    if not len(boxes_xyxy_px):
+        return np.empty((0, 4))
+    boxes = np.asarray(boxes_xyxy_px, dtype=np.float64)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes of shape {boxes.shape}; wanted [n, 4]: x1, y1, x2, y2 in pixels")
+    bad = ~np.isfinite(boxes).all(axis=1) | (boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])
+    if bad.any():
+        raise ValueError(f"boxes {boxes[bad].tolist()}: wanted finite x1 <= x2, y1 <= y2 in pixels")
+    return boxes
+
+
+def _pointing(heat: Floats, covered: Floats) -> tuple[bool, float]:
+    """Whether the strongest cell is an evidence cell, and a random cell's chance of being one.
+
+    Among equally strong cells the first in row-major order counts. Evidence cells are covered by half at
+    least; where boxes are so small that none is, the most covered one (or ones). A centre-in-box rule would
+    depend on which edge of a box is closed, and small boxes could not be hit at all.
+    """
+    evidence = covered >= min(0.5, float(covered.max())) - _ROUNDING
+    return bool(evidence.flat[int(heat.argmax())]), float(evidence.mean())
+
+
+def _iou(chosen: Floats, covered: Floats) -> float:
+    """Intersection over union of two fuzzy sets of cells: sum of minima over sum of maxima.
+
+    For whole chosen cells that is the geometric IoU with the boxes, exactly.
+    """
+    return float(np.minimum(chosen, covered).sum() / np.maximum(chosen, covered).sum())
+
+
+def _above_otsu(heat: Floats) -> Floats:
+    """1 for cells above Otsu's threshold, found among all splits of the values themselves (no histogram).
+
+    A constant map has no split: every cell is chosen.
+    """
+    values, counts = np.unique(heat, return_counts=True)
+    if len(values) == 1:
+        return np.ones_like(heat)
+    n_below = np.cumsum(counts)[:-1]
+    sum_below = np.cumsum(values * counts)[:-1]
+    n_all, sum_all = heat.size, float((values * counts).sum())
+    between = (sum_below * n_all - sum_all * n_below) ** 2 / (n_below * (n_all - n_below))
+    return (heat > values[int(between.argmax())]).astype(np.float64)
+
+
+def _strongest_of_area(heat: Floats, n_cells: float) -> Floats:
+    """Membership of the strongest `n_cells` cells; equals at the edge share what is left evenly."""
+    _, groups, counts = np.unique(-heat, return_inverse=True, return_counts=True)
+    before = np.cumsum(counts) - counts
+    shares = np.clip((n_cells - before) / counts, 0.0, 1.0)
+    return shares[groups].reshape(heat.shape)
+
+
+def _ranking(heat: Floats, covered: Floats) -> tuple[float, float]:
+    """AUROC and average precision; a cell is evidence by its covered share and background by the rest.
+
+    Cells of equal value form one threshold: half a win each in the AUROC, one step in the precision.
+    """
+    _, groups = np.unique(-heat, return_inverse=True)
+    inside = np.bincount(groups.ravel(), weights=covered.ravel())
+    outside = np.bincount(groups.ravel(), weights=1 - covered.ravel())
+    inside_total, outside_total = inside.sum(), outside.sum()
+    hits, misses = np.cumsum(inside), np.cumsum(outside)
+    auroc = (inside * (outside_total - misses + outside / 2)).sum() / (inside_total * outside_total)
+    ap = (inside / inside_total * hits / (hits + misses)).sum()
+    return float(auroc), float(ap)
+
+
+def _entropy(heat: Floats) -> float:
+    """Shannon entropy of the map over that of a uniform one, in [0, 1]; 0 on a grid of one cell."""
+    if heat.size == 1:
+        return 0.0
+    share = heat[heat > 0] / heat.sum()
+    return float(max(0.0, -(share * np.log(share)).sum() / np.log(heat.size)))
