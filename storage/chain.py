@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.artifacts import Artifact, LineageError, Parent
+from storage.artifacts import Artifact, Parent
 from storage.lineage import Ledger
 from storage.objects import sha256_bytes
 
@@ -33,6 +33,7 @@ class Records:
         self.all = sorted(ledger.everything(), key=lambda artifact: artifact.work_key not in current)
         self._by_link = {(artifact.record, artifact.sha256): artifact for artifact in self.all}
         self._by_sha: dict[str, Artifact] = {}
+        self.unreadable: dict[str, str] = {}
         for artifact in self.all:
             self._by_sha.setdefault(artifact.sha256, artifact)
 
@@ -57,9 +58,16 @@ class Records:
                     queue.append(found)
 
     def row(self, candidates: Iterable[Artifact], kind: str, **wanted: Any) -> "Found | None":
-        """The first row of a table of this kind, among the candidates, whose columns have the wanted values."""
+        """The first row with the wanted values in a table of this kind, among the candidates.
+
+        A table that is missing or altered is passed over and noted in `unreadable`.
+        """
         for artifact in candidates:
             if artifact.kind != kind:
+                continue
+            problem = self.ledger.content_problem(artifact)
+            if problem:
+                self.unreadable[artifact.uri] = problem
                 continue
             keys = self.ledger.read_table(artifact, list(wanted))
             hits = _rows_where(keys, wanted)
@@ -86,7 +94,7 @@ def _rows_where(table: pa.Table, wanted: dict[str, Any]) -> pa.Array:
 
 
 def problems_of(ledger: Ledger, starts: Sequence[Artifact]) -> list[str]:
-    """Lost records, lost parents and missing or altered content of the given artifacts and all behind them."""
+    """Lost records, lost parents, missing or altered content of the artifacts and all behind them."""
     records = Records(ledger)
     reached: dict[str, Artifact] = {}
     problems = []
@@ -139,23 +147,22 @@ class _Walk:
 def why(ledger: Ledger, map_id: str) -> tuple[list[str], list[str]]:
     """The chain from a saliency map to the raw file and row: (readable indented lines, problems).
 
-    Every table on the way is hashed before it is read. Raises ChainError if no archive holds the map, and
-    LineageError if content on the way is missing or altered.
+    Every table on the way is hashed before it is read; a step that is lost or altered is a problem. Raises
+    ChainError if no archive holds the map.
     """
     records = Records(ledger)
     found = records.row(records.all, "saliency_maps", map_id=map_id)
     if found is None:
         n = sum(artifact.kind == "saliency_maps" for artifact in records.all)
-        raise ChainError(
-            f"map {map_id!r} is in none of the {n} archived tables of saliency maps under this root"
-        )
+        seen = f"map {map_id!r} is in none of the {n} archived tables of saliency maps under this root"
+        raise ChainError("; ".join([seen, *records.unreadable.values()]))
     walk = _Walk(records)
     values = found.values
     walk.step(
         f"map {map_id}",
-        f"{values['method']} ({values['rows']} rows), {values['grid_h']} x {values['grid_w']} cells over a picture "
-        f"of {values['image_w_px']} x {values['image_h_px']} px",
-        f"mass {_number(values['mass'])} (chance {_number(values['chance'])}, lift {_number(values['lift'])})",
+        f"{values['method']} ({values['rows']} rows), {values['grid_h']} x {values['grid_w']} cells over "
+        f"a picture of {values['image_w_px']} x {values['image_h_px']} px",
+        f"mass {_number(values['mass'])} (chance {_number(values['chance'])}), lift {_number(values['lift'])}",
         *_made(found.artifact),
     )
     ancestors = list(records.ancestors(found.artifact))
@@ -170,6 +177,8 @@ def why(ledger: Ledger, map_id: str) -> tuple[list[str], list[str]]:
     else:
         walk.step(f"split {split.values['split']} by {split.values['split_rule']}", *_made(split.artifact))
     _raw(walk, values, behind)
+    if walk.problems:
+        walk.problems += records.unreadable.values()
     return walk.lines, walk.problems
 
 
@@ -276,7 +285,8 @@ def _manifest(walk: _Walk, row: dict[str, Any], picture: Found | None, near: Seq
         walk.lost(f"the raw manifest does not list the picture {name}")
     elif delivered["sha256"] != wanted:
         walk.lost(
-            f"picture {name}: the raw manifest has sha256 {delivered['sha256'][:_SHORT]}, not {wanted[:_SHORT]}"
+            f"picture {name}: the raw manifest has sha256 {delivered['sha256'][:_SHORT]}, "
+            f"its row {wanted[:_SHORT]}"
         )
     else:
         walk.depth = max(0, walk.depth - 1)
@@ -289,8 +299,8 @@ def _made(artifact: Artifact) -> tuple[str, ...]:
         commit += " with changes"
     return (
         f"{artifact.uri}  sha256 {artifact.sha256[:_SHORT]}",
-        f"by {artifact.producer}, work {artifact.work_key[:_SHORT]}, config {artifact.config_sha256[:_SHORT]}, "
-        f"code {artifact.code_sha256[:_SHORT]}, {commit}, {artifact.created_at}",
+        f"by {artifact.producer}, work {artifact.work_key[:_SHORT]}, "
+        f"config {artifact.config_sha256[:_SHORT]}, code {artifact.code_sha256[:_SHORT]}, {commit}, {artifact.created_at}",
     )
 
 
@@ -300,6 +310,3 @@ def _name(artifact: Artifact) -> str:
 
 def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.4g}"
-
-
-__all__ = ["ChainError", "LineageError", "Records", "problems_of", "verify", "why"]

@@ -1,0 +1,177 @@
+"""One split's examples as plain rows with picture bytes and boxes: what training and evaluation iterate over.
+
+The join of four tables belongs here; decoding pictures and building prompts does not.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.lineage import Artifact, Ledger
+from storage.objects import StoreError, read_uri, sha256_bytes
+from storage.tables import read_table
+
+_TABLES = ("examples", "boxes", "images", "splits")
+
+
+class RowsError(ValueError):
+    """Tables that do not fit together; the message lists what is missing."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question about one picture.
+
+    `image_bytes` is the file as delivered (apply the EXIF turn when decoding); `width_px`, `height_px` and
+    `boxes` (x1, y1, x2, y2 in pixels, x2 and y2 exclusive) are those of the upright picture.
+    """
+
+    example_id: str
+    image_sha256: str
+    image_bytes: bytes
+    width_px: int
+    height_px: int
+    question: str
+    answer: str
+    accepted_answers: tuple[str, ...]
+    answer_type: str
+    question_kind: str | None
+    slice: str | None
+    condition: str | None
+    reasoning: str | None
+    boxes: tuple[tuple[float, float, float, float], ...]
+    source: str
+
+
+def rows_of_split(
+    ledger: Ledger,
+    examples: Sequence[Artifact],
+    boxes: Sequence[Artifact],
+    images: Sequence[Artifact],
+    splits: Artifact,
+    split: str = "train",
+) -> list[Row]:
+    """The rows of one split, ordered by example_id, from artifacts whose sha256 is checked first.
+
+    Raises LineageError for altered content and RowsError when the tables do not fit together.
+    """
+    given = {"examples": examples, "boxes": boxes, "images": images, "splits": [splits]}
+    return rows_from_paths(
+        {name: [str(ledger.path(artifact)) for artifact in artifacts] for name, artifacts in given.items()},
+        split,
+    )
+
+
+def rows_from_paths(paths: Mapping[str, Sequence[str]], split: str) -> list[Row]:
+    """The rows of one split, ordered by example_id, from Parquet files.
+
+    `paths` maps examples, boxes, images and splits to lists of paths (local or s3://). Raises RowsError with
+    all that is missing: no such split, an example without picture or with another number of boxes.
+    """
+    absent = [name for name in _TABLES if not paths.get(name)]
+    if absent:
+        raise RowsError(
+            f"tables {absent}: no file given, wanted at least one for each of {', '.join(_TABLES)}"
+        )
+    placed = _read(paths["splits"], "splits")
+    wanted = placed.filter(pc.equal(placed.column("split"), split)).column("example_id")
+    if not len(wanted):
+        counts = {v["values"]: v["counts"] for v in pc.value_counts(placed.column("split")).to_pylist()}
+        raise RowsError(f"split {split!r} has no example; the splits table has {counts}")
+    examples = _only(_read(paths["examples"], "examples"), "example_id", wanted)
+    pictures = _pictures(paths["images"], examples.column("image_sha256"))
+    boxes = _boxes(paths["boxes"], wanted)
+    problems = []
+    found = {row["example_id"]: row for row in examples.to_pylist()}
+    lost = sorted(set(wanted.to_pylist()) - set(found))
+    if lost:
+        problems.append(f"{len(lost)} examples of the split are in no examples table, such as {lost[0]}")
+    rows = []
+    for example_id, example in sorted(found.items()):
+        picture, around = pictures.get(example["image_sha256"]), boxes.get(example_id, ())
+        if picture is None:
+            problems.append(f"example {example_id}: no picture {example['image_sha256'][:12]}")
+        elif len(around) != example["n_boxes"]:
+            problems.append(f"example {example_id}: {len(around)} boxes, wanted {example['n_boxes']}")
+        else:
+            rows.append(_row(example, picture, around))
+    if problems:
+        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise RowsError(f"split {split!r}: " + "; ".join(problems[:10]) + more)
+    return rows
+
+
+def _row(example: Mapping[str, Any], picture: Mapping[str, Any], boxes: tuple[Any, ...]) -> Row:
+    return Row(
+        example_id=example["example_id"],
+        image_sha256=example["image_sha256"],
+        image_bytes=picture["bytes"],
+        width_px=picture["width_px"],
+        height_px=picture["height_px"],
+        question=example["question"],
+        answer=example["answer"],
+        accepted_answers=tuple(example["accepted_answers"]),
+        answer_type=example["answer_type"],
+        question_kind=example["question_kind"],
+        slice=example["slice"],
+        condition=example["condition"],
+        reasoning=example["reasoning"],
+        boxes=boxes,
+        source=example["source"],
+    )
+
+
+def _read(paths: Sequence[str], name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    tables = [read_table(read_uri(p) if p.startswith("s3://") else p, columns, name=name) for p in paths]
+    return pa.concat_tables(tables)
+
+
+def _only(table: pa.Table, column: str, wanted: pa.ChunkedArray) -> pa.Table:
+    return table.filter(pc.is_in(table.column(column), value_set=wanted.combine_chunks()))
+
+
+def _pictures(paths: Sequence[str], wanted: pa.ChunkedArray) -> dict[str, dict[str, Any]]:
+    """Pictures by sha256; one kept by reference is read from its uri and held against its sha256."""
+    columns = ["image_sha256", "uri", "width_px", "height_px", "bytes"]
+    found: dict[str, dict[str, Any]] = {}
+    problems = []
+    for path in paths:  # one file at a time: pictures of other splits are let go at once
+        for picture in _only(_read([path], "images", columns), "image_sha256", wanted).to_pylist():
+            if picture["image_sha256"] in found:
+                continue
+            if picture["bytes"] is None:
+                problem = _bring(picture)
+                if problem:
+                    problems.append(problem)
+            found[picture["image_sha256"]] = picture
+    if problems:
+        raise RowsError(
+            "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if problems[10:] else "")
+        )
+    return found
+
+
+def _bring(picture: dict[str, Any]) -> str | None:
+    """Fill in a picture's bytes from its uri; returns what is wrong with them, or None."""
+    try:
+        data = read_uri(picture["uri"])
+    except StoreError as error:
+        return f"picture {picture['image_sha256'][:12]}: {error}"
+    seen = sha256_bytes(data)
+    if seen != picture["image_sha256"]:
+        return f"picture {picture['uri']}: sha256 is {seen[:12]}, recorded {picture['image_sha256'][:12]}"
+    picture["bytes"] = data
+    return None
+
+
+def _boxes(paths: Sequence[str], wanted: pa.ChunkedArray) -> dict[str, tuple[Any, ...]]:
+    """Boxes (x1, y1, x2, y2) by example, in the order of box_index."""
+    table = _only(_read(paths, "boxes"), "example_id", wanted)
+    found: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
+    for box in table.sort_by([("example_id", "ascending"), ("box_index", "ascending")]).to_pylist():
+        found[box["example_id"]].append((box["x1_px"], box["y1_px"], box["x2_px"], box["y2_px"]))
+    return {example_id: tuple(boxes) for example_id, boxes in found.items()}
