@@ -79,6 +79,13 @@ def test_a_box_smaller_than_half_a_cell_can_still_be_pointed_at():
     assert (small.pointing_hit, small.pointing_chance) == (True, pytest.approx(1 / 10))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_grid_of_one_cell():
+    # A quarter of the only cell is evidence: nothing can be better than chance, and there is no spread.
+    found = score(np.array([[2.0]]), [(0, 0, 25, 10)], WIDE)
+    assert (found.mass, found.chance, found.lift, found.entropy) == (0.25, 0.25, 0.0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("heat", "boxes", "reason"),
     [
