@@ -1,0 +1,169 @@
+"""COCO detections: boxes without questions, in one JSON file with images, annotations and categories.
+
+Convention: `bbox` is [x, y, width, height] in pixels, x and y the top left corner; segmentations are not
+read. Questions are made by templates: for every picture and category how many there are, and where it is if
+there is one. Raw rows of a detection source are (1) these questions, at the row of their first annotation,
+(2) every entry of images, annotations and categories that is itself refused, (3) every picture without any
+annotation. Also here: the index of a COCO file that `ops/readers/coco_questions.py` looks things up in.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ops.readers.json_files import whole_file
+from ops.readers.rows import (
+    FieldError,
+    Origin,
+    PictureRef,
+    RawAnnotation,
+    RawBox,
+    RawExample,
+    RawRow,
+    Refusal,
+    as_object,
+    file_name,
+    required_text,
+    shown,
+)
+from ops.source_files import SourceFiles
+
+CONVENTION = "xywh_px"
+Identifier = tuple[str, object]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One entry of `annotations` that stands on a known picture; its box is not yet judged."""
+
+    origin: Origin
+    image: Identifier
+    category: Identifier | None
+    box: RawBox
+    is_crowd: bool
+
+
+@dataclass
+class CocoIndex:
+    """A COCO file by identifiers; what could not be used stands in `refusals`, in file order."""
+
+    images: dict[Identifier, PictureRef] = field(default_factory=dict)
+    image_origins: dict[Identifier, Origin] = field(default_factory=dict)
+    labels: dict[Identifier, str] = field(default_factory=dict)
+    annotations: list[Annotation] = field(default_factory=list)
+    by_id: dict[Identifier, list[Annotation]] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def judged(self) -> Iterator[RawAnnotation]:
+        """Every indexed annotation as a row whose box is still to be judged."""
+        for entry in self.annotations:
+            yield RawAnnotation(entry.origin, self.images[entry.image], CONVENTION, entry.box.values)
+
+
+def read(files: SourceFiles, annotations: str) -> Iterator[RawRow]:
+    """Yield the raw rows of a detection source: questions picture by picture, then what is refused."""
+    index = read_index(files, annotations)
+    by_image: dict[Identifier, list[Annotation]] = {image: [] for image in index.images}
+    for entry in index.annotations:
+        by_image[entry.image].append(entry)
+    for image, entries in by_image.items():
+        if not entries:
+            origin = index.image_origins[image]
+            yield Refusal(origin, "question", "no_boxes", "no annotation stands on this picture")
+        yield from _questions(index, image, entries)
+    yield from index.refusals
+    yield from index.judged()
+
+
+def read_index(files: SourceFiles, annotations: str) -> CocoIndex:
+    """Index a COCO file. A file that is no COCO file gives an empty index with its refusal."""
+    index = CocoIndex()
+    content = whole_file(files, annotations)
+    if isinstance(content, Refusal):
+        index.refusals.append(content)
+        return index
+    if not isinstance(content, dict):
+        detail = f"wanted an object with images and annotations, saw {shown(content)}"
+        index.refusals.append(Refusal(Origin(annotations, None, content), "read", "broken_json", detail))
+        return index
+    for key, add in (("categories", _add_category), ("images", _add_image), ("annotations", _add_annotation)):
+        entries = content.get(key, [] if key == "categories" else None)
+        if not isinstance(entries, list):
+            detail = f"wanted a list {key!r}, saw {shown(entries)}"
+            index.refusals.append(Refusal(Origin(annotations, None, None), "read", "missing_field", detail))
+            continue
+        for place, entry in enumerate(entries):
+            origin = Origin(annotations, place, entry)
+            try:
+                add(index, origin, as_object(entry))
+            except FieldError as error:
+                detail = f"{key}[{place}]: {error.detail}"
+                index.refusals.append(Refusal(origin, error.stage, error.reason, detail))
+    return index
+
+
+def identifier(row: Mapping[str, object], key: str) -> Identifier:
+    """An id, an integer or a text, as a key: 1, "1" and true are three things. Raises FieldError."""
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        seen = shown(value) if key in row else "no such field"
+        raise FieldError("read", "missing_field", f"wanted a whole number in {key!r}, saw {seen}")
+    return type(value).__name__, value
+
+
+def _add_category(index: CocoIndex, origin: Origin, entry: Mapping[str, object]) -> None:
+    category = identifier(entry, "id")
+    if category in index.labels:
+        raise FieldError("read", "duplicate_example", f"category id {category[1]!r} is taken")
+    index.labels[category] = required_text(entry, "name", "read", "missing_field")
+
+
+def _add_image(index: CocoIndex, origin: Origin, entry: Mapping[str, object]) -> None:
+    image = identifier(entry, "id")
+    if image in index.images:
+        raise FieldError("read", "duplicate_example", f"image id {image[1]!r} is taken by an earlier entry")
+    index.images[image] = PictureRef(file_name(entry, "file_name"), annotated_wh=_annotated_wh(entry))
+    index.image_origins[image] = origin
+
+
+def _annotated_wh(entry: Mapping[str, object]) -> tuple[int, int] | None:
+    width, height = entry.get("width"), entry.get("height")
+    if type(width) is int and type(height) is int and width > 0 and height > 0:
+        return width, height
+    return None
+
+
+def _add_annotation(index: CocoIndex, origin: Origin, entry: Mapping[str, object]) -> None:
+    image = identifier(entry, "image_id")
+    if image not in index.images:
+        raise FieldError("read", "unknown_image", f"no usable image has the id {image[1]!r}")
+    category = identifier(entry, "category_id") if entry.get("category_id") is not None else None
+    box = RawBox(entry.get("bbox"), index.labels.get(category) if category else None, origin)
+    annotation = Annotation(origin, image, category, box, bool(entry.get("iscrowd")))
+    if entry.get("id") is not None:
+        index.by_id.setdefault(identifier(entry, "id"), []).append(annotation)
+    index.annotations.append(annotation)
+
+
+def _questions(index: CocoIndex, image: Identifier, entries: list[Annotation]) -> Iterator[RawRow]:
+    by_category: dict[Identifier | None, list[Annotation]] = {}
+    for entry in entries:
+        by_category.setdefault(entry.category, []).append(entry)
+    for members in by_category.values():
+        first, picture = members[0], index.images[image]
+        problem = _unaskable(members)
+        if problem is not None:
+            yield problem.refusal(first.origin)
+            continue
+        boxes = tuple(member.box for member in members)
+        for template in ("count", "where") if len(members) == 1 else ("count",):
+            yield RawExample(first.origin, picture, CONVENTION, boxes, template=template)
+
+
+def _unaskable(members: list[Annotation]) -> FieldError | None:
+    if members[0].box.label is None:
+        return FieldError(
+            "question", "missing_field", "the category has no name, nothing can be asked about it"
+        )
+    if any(member.is_crowd for member in members):
+        return FieldError("question", "unsupported", "a crowd region: how many there are is not annotated")
+    return None

@@ -1,0 +1,65 @@
+"""JSON and JSON Lines of any origin, decoded row by row so that a broken row costs that row.
+
+Here: bytes to Python values, and what is wrong with them. Not here: what the values mean.
+"""
+
+import json
+from collections.abc import Iterator
+
+from ops.readers.rows import FieldError, Origin, Refusal, shown
+from ops.source_files import FileProblem, SourceFiles
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def file_bytes(files: SourceFiles, name: str) -> bytes | Refusal:
+    """The bytes of an annotation file without a byte order mark, or the refusal of the whole file."""
+    data = files.read(name)
+    if isinstance(data, FileProblem):
+        return Refusal(Origin(name, None, None), "read", data.reason, data.detail)
+    data = data.removeprefix(_BOM)
+    if not data.strip():
+        return Refusal(Origin(name, None, None), "read", "broken_json", "the file is empty")
+    return data
+
+
+def whole_file(files: SourceFiles, name: str) -> object | Refusal:
+    """The one JSON value that a file holds, or the refusal of the whole file."""
+    data = file_bytes(files, name)
+    if isinstance(data, Refusal):
+        return data
+    try:
+        return decoded(data)
+    except FieldError as error:
+        return error.refusal(Origin(name, None, _text(data)))
+
+
+def lines(files: SourceFiles, name: str) -> Iterator[tuple[Origin, object] | Refusal]:
+    """The values of a JSON Lines file with their 0-based line numbers; blank lines are no rows."""
+    data = file_bytes(files, name)
+    if isinstance(data, Refusal):
+        yield data
+        return
+    for number, line in enumerate(data.split(b"\n")):
+        if not line.strip():
+            continue
+        try:
+            value = decoded(line)
+        except FieldError as error:
+            yield error.refusal(Origin(name, number, _text(line)))
+        else:
+            yield Origin(name, number, value), value
+
+
+def decoded(data: bytes) -> object:
+    """Decode one JSON value in UTF-8. Raises FieldError (broken_json), whatever the bytes hold."""
+    try:
+        return json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise FieldError("read", "broken_json", f"not UTF-8: {error.reason} at byte {error.start}") from error
+    except (ValueError, RecursionError) as error:
+        raise FieldError("read", "broken_json", f"not JSON: {shown(str(error), 300)}") from error
+
+
+def _text(data: bytes) -> str:
+    return data[:2000].decode("utf-8", "replace")

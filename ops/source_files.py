@@ -1,0 +1,68 @@
+"""The files of one source, read by the names that annotations give them, which nobody vouches for.
+
+Here: a name cannot leave the source's folder, and a file that cannot be read is a reason, not an exception.
+Not here: what the bytes mean (`ops/readers/`, `ops/pictures.py`) and the list of sources (`ops/sources.py`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.objects import Store, StoreError, checked_relative, read_uri
+
+GENERATED = "generated/"
+"""Locations that start so lie below the root of everything else."""
+
+
+@dataclass(frozen=True)
+class FileProblem:
+    """Why a file cannot be had: a reason of the quarantine's closed list, and what was seen."""
+
+    reason: str
+    detail: str
+
+
+class SourceFiles:
+    """Read-only view of a source's folder, on disk or on S3.
+
+    `location` is an absolute folder, an s3:// address, or generated/NAME below the root of `store`.
+    """
+
+    def __init__(self, location: str, store: Store) -> None:
+        self._as_written = location.rstrip("/")
+        below_root = location.startswith(GENERATED)
+        self._address = store.url(self._as_written) if below_root else self._as_written
+        self._is_local = "://" not in self._address
+
+    def uri(self, name: str) -> str:
+        """Where a file lies; a generated one relative to the root, as the location is written."""
+        return f"{self._as_written}/{name}"
+
+    def read(self, name: str) -> bytes | FileProblem:
+        """The bytes of a file by its name relative to the location, with forward slashes."""
+        try:
+            checked_relative(name)
+        except StoreError as error:
+            return FileProblem("unsafe_path", str(error))
+        address = f"{self._address}/{name}"
+        if self._is_local:
+            problem = self._local_problem(Path(address))
+            if problem is not None:
+                return problem
+        try:
+            return read_uri(address)
+        except StoreError as error:
+            missing = isinstance(error.__cause__, FileNotFoundError)
+            return FileProblem("missing_file" if missing else "unreadable_file", str(error)[:500])
+
+    def _local_problem(self, path: Path) -> FileProblem | None:
+        try:
+            real, folder = path.resolve(), Path(self._address).resolve()
+            if not real.is_relative_to(folder):
+                return FileProblem("unsafe_path", f"{path} leads out of {folder}; files must lie inside it")
+            if not real.exists():
+                return FileProblem("missing_file", f"there is no {path}")
+            if not real.is_file():  # a folder, or a pipe, which would block
+                return FileProblem("unreadable_file", f"{path} is not a regular file")
+        except (OSError, ValueError, RuntimeError) as error:  # names too long, loops of links
+            return FileProblem("unreadable_file", f"{path}: {error}"[:500])
+        return None

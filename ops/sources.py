@@ -1,0 +1,252 @@
+"""Sources: the list of them, checked before anything is computed; their delivery, fingerprint and raw rows.
+
+Here: which data there is and by which reader it is read. Not here: what a reader does (`ops/readers/`), what
+becomes of the rows (`ops/normalise.py`), and what a generator draws (`ops/scenes.py`, `ops/easy_vqa.py`).
+"""
+
+import hashlib
+import importlib
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ops.readers import coco, coco_questions, visual_cot
+from ops.readers.rows import RawExample, RawRow
+from ops.source_files import GENERATED, FileProblem, SourceFiles
+from storage.objects import Store, StoreError, checked_relative, sha256_bytes
+
+EMBEDDED = Path(__file__).with_name("embedded_sources.yaml")
+MARKER = "generator.json"
+
+FORMATS = ("coco", "visual_cot")
+_FIELDS = ("name", "format", "location", "annotations", "questions", "options", "licence")
+_REQUIRED = ("name", "format", "location", "annotations")
+
+# Options that any source may set: (type, smallest allowed value or allowed values).
+_READING_OPTIONS: dict[str, tuple[type, Any]] = {
+    "max_pixels": (int, 1),
+    "clip_boxes": (bool, None),
+    "annotated_size": (str, ("must_agree", "ignore")),
+}
+_GENERATOR_OPTIONS: dict[str, dict[str, tuple[type, Any]]] = {
+    "scenes": {"n_pictures": (int, 1), "n_conflict_pairs": (int, 0), "seed": (int, 0)},
+    "easy_vqa": {"n_pictures": (int, 1), "seed": (int, 0)},
+}
+_GENERATOR_CODE = {"scenes": "scene*.py", "easy_vqa": "easy_vqa.py"}
+
+
+class SourceError(ValueError):
+    """A list of sources that cannot be used; the message names settings, values and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source. `location` is absolute, s3://..., or generated/NAME below the store's root.
+
+    `annotations` and `questions` are files relative to the location, as are the names of pictures.
+    """
+
+    name: str
+    format: str
+    location: str
+    annotations: str
+    questions: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    licence: str | None = None
+
+    @property
+    def generator(self) -> str | None:
+        """The generator that writes this source, if one does."""
+        return self.options.get("generator")
+
+
+def load_sources(path: str | Path | None, root: str) -> tuple[Source, ...]:
+    """Read the list of sources from a YAML file, or the embedded list for None.
+
+    A relative location is relative to the list's own folder; generated/NAME lies below `root`, which appears
+    in messages only. Raises SourceError with all that is wrong at once.
+    """
+    file = EMBEDDED if path is None else Path(path).expanduser()
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SourceError(f"list of sources {file} cannot be read: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SourceError(f"list of sources {file} is not YAML: {error}") from error
+    entries = content.get("sources") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise SourceError(
+            f"{file}: wanted a list under 'sources:' with at least one entry, saw {content!r:.200}"
+        )
+    problems = [problem for place, entry in enumerate(entries) for problem in _problems(place, entry)]
+    names = [entry.get("name") for entry in entries if isinstance(entry, dict)]
+    doubled = sorted({str(name) for name in names if names.count(name) > 1})
+    problems += [f"name={name!r} is used more than once" for name in doubled]
+    if problems:
+        raise SourceError("\n".join([f"{file} (root {root}):", *(f"  - {problem}" for problem in problems)]))
+    return tuple(_source(entry, file.absolute().parent) for entry in entries)
+
+
+def rows_of(source: Source, store: Store) -> Iterator[RawRow]:
+    """The raw rows of a source in file order, by the reader of its format."""
+    files = SourceFiles(source.location, store)
+    if source.format == "visual_cot":
+        return visual_cot.read(files, source.annotations)
+    if source.questions is None:
+        return coco.read(files, source.annotations)
+    return coco_questions.read(files, source.annotations, source.questions)
+
+
+def deliver(source: Source, store: Store) -> bool:
+    """Write a generated source's files unless they are there for these settings; True if they were written.
+
+    A source without a generator is delivered by whoever owns it. The marker file with the hash of settings
+    and generating code is written last, so a generator that was killed runs again.
+    """
+    if source.generator is None:
+        return False
+    settings = {
+        key: value for key, value in source.options.items() if key in _GENERATOR_OPTIONS[source.generator]
+    }
+    marker = json.dumps(
+        {"generator": source.generator, "settings": settings, "hash": _hash(source.generator, settings)}
+    )
+    place = f"{source.location}/{MARKER}"
+    if store.exists(place) and store.read_bytes(place) == marker.encode():
+        return False
+    store.delete(place)
+    generate = importlib.import_module(f"ops.{source.generator}").generate
+    with tempfile.TemporaryDirectory(prefix=f"{source.name}-") as folder:
+        generate(settings, Path(folder))
+        (Path(folder) / MARKER).unlink(missing_ok=True)
+        store.put_folder(folder, source.location)
+    store.write_bytes(place, marker.encode())
+    return True
+
+
+def fingerprint(source: Source, store: Store) -> dict[str, Any]:
+    """What was delivered, by content: {"source", "format", "files": [{"path", "n_bytes", "sha256"}, ...]}.
+
+    Lists the annotation files and every picture that is asked about, sorted by path. A file that cannot be
+    read has null for both figures and a "problem"; so has a name that leads out of the source's folder.
+    """
+    files = SourceFiles(source.location, store)
+    names = {source.annotations} | ({source.questions} if source.questions else set())
+    for row in rows_of(source, store):
+        if isinstance(row, RawExample) and row.picture.data is None:
+            names.add(row.picture.file_name)
+    return {
+        "source": source.name,
+        "format": source.format,
+        "files": [_file_entry(files, name) for name in sorted(names)],
+    }
+
+
+def _file_entry(files: SourceFiles, name: str) -> dict[str, Any]:
+    data = files.read(name)
+    if isinstance(data, FileProblem):
+        return {"path": name, "n_bytes": None, "sha256": None, "problem": data.reason}
+    return {"path": name, "n_bytes": len(data), "sha256": sha256_bytes(data)}
+
+
+def _hash(generator: str, settings: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for code in sorted(Path(__file__).parent.glob(_GENERATOR_CODE[generator])):
+        digest.update(code.name.encode() + b"\0" + code.read_bytes())
+    return digest.hexdigest()
+
+
+def _source(entry: Mapping[str, Any], folder: Path) -> Source:
+    location = str(entry["location"]).rstrip("/") or "/"
+    if "://" not in location and not f"{location}/".startswith(GENERATED):
+        location = str(folder / Path(location).expanduser())
+    return Source(
+        name=entry["name"],
+        format=entry["format"],
+        location=location,
+        annotations=entry["annotations"],
+        questions=entry.get("questions"),
+        options=dict(entry.get("options") or {}),
+        licence=entry.get("licence"),
+    )
+
+
+def _problems(place: int, entry: object) -> list[str]:
+    if not isinstance(entry, dict):
+        return [f"sources[{place}]={entry!r}: wanted a mapping with {', '.join(_REQUIRED)}"]
+    label = f"sources[{place}]"
+    found = [f"{label}: {key} is missing" for key in _REQUIRED if entry.get(key) is None]
+    unknown = sorted(str(key) for key in set(entry) - set(_FIELDS))
+    found += [f"{label}.{key}: no such setting; allowed are {', '.join(_FIELDS)}" for key in unknown]
+    texts = [key for key in _FIELDS if key != "options" and entry.get(key) is not None]
+    wrong = [key for key in texts if not isinstance(entry[key], str) or not entry[key].strip()]
+    found += [f"{label}.{key}={entry[key]!r}: wanted text" for key in wrong]
+    right = {key: entry[key] for key in texts if key not in wrong}
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", right.get("name", "x")):
+        found.append(f"{label}.name={right['name']!r}: wanted small letters, digits, _ and -, at most 63")
+    if right.get("format", FORMATS[0]) not in FORMATS:
+        found.append(f"{label}.format={right['format']!r}: allowed are {', '.join(FORMATS)}")
+    if right.get("format") == "visual_cot" and entry.get("questions") is not None:
+        found.append(f"{label}.questions={entry['questions']!r}: format visual_cot has no questions file")
+    found += _path_problems(label, right)
+    options = entry.get("options")
+    if options is not None and not isinstance(options, dict):
+        return [*found, f"{label}.options={options!r}: wanted a mapping"]
+    return found + _option_problems(label, options or {}, right.get("location", ""))
+
+
+def _path_problems(label: str, right: Mapping[str, str]) -> list[str]:
+    found = []
+    for key in ("annotations", "questions"):
+        try:
+            checked_relative(right.get(key, "x"))
+        except StoreError as error:
+            found.append(f"{label}.{key}: {error}")
+    location = right.get("location", ".")
+    if "://" in location and not location.startswith("s3://"):
+        found.append(f"{label}.location={location!r}: wanted a folder or s3://bucket/prefix")
+    if location.startswith(GENERATED) and not re.fullmatch(r"generated/[A-Za-z0-9_-]+/?", location):
+        found.append(f"{label}.location={location!r}: below the root only generated/NAME is allowed")
+    return found
+
+
+def _option_problems(label: str, options: Mapping[str, Any], location: str) -> list[str]:
+    generator = options.get("generator")
+    allowed = dict(_READING_OPTIONS)
+    found = []
+    if generator is not None:
+        if generator not in _GENERATOR_OPTIONS:
+            known = ", ".join(_GENERATOR_OPTIONS)
+            return [f"{label}.options.generator={generator!r}: allowed are {known}"]
+        allowed |= _GENERATOR_OPTIONS[generator]
+        if not location.startswith(GENERATED):
+            found.append(f"{label}.location={location!r}: a generator writes to generated/NAME only")
+    for key, value in options.items():
+        if key == "generator":
+            continue
+        if key not in allowed:
+            names = ", ".join(["generator", *allowed])
+            found.append(f"{label}.options.{key}={value!r}: no such option; allowed are {names}")
+        elif not _fits(value, *allowed[key]):
+            found.append(f"{label}.options.{key}={value!r}: wanted {_wanted(*allowed[key])}")
+    return found
+
+
+def _fits(value: object, kind: type, limit: Any) -> bool:
+    if type(value) is not kind:
+        return False
+    if kind is int:
+        return isinstance(value, int) and limit <= value < 2**31
+    return limit is None or value in limit
+
+
+def _wanted(kind: type, limit: Any) -> str:
+    if kind is int:
+        return f"a whole number from {limit} to {2**31 - 1}"
+    return "true or false" if kind is bool else f"one of {', '.join(limit)}"
