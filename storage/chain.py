@@ -162,7 +162,8 @@ def why(ledger: Ledger, map_id: str) -> tuple[list[str], list[str]]:
         f"map {map_id}",
         f"{values['method']} ({values['rows']} rows), {values['grid_h']} x {values['grid_w']} cells over "
         f"a picture of {values['image_w_px']} x {values['image_h_px']} px",
-        f"mass {_number(values['mass'])} (chance {_number(values['chance'])}), lift {_number(values['lift'])}",
+        f"mass {_number(values['mass'])} (chance {_number(values['chance'])}), "
+        f"lift {_number(values['lift'])}",
         *_made(found.artifact),
     )
     ancestors = list(records.ancestors(found.artifact))
@@ -299,8 +300,9 @@ def _made(artifact: Artifact) -> tuple[str, ...]:
         commit += " with changes"
     return (
         f"{artifact.uri}  sha256 {artifact.sha256[:_SHORT]}",
-        f"by {artifact.producer}, work {artifact.work_key[:_SHORT]}, "
-        f"config {artifact.config_sha256[:_SHORT]}, code {artifact.code_sha256[:_SHORT]}, {commit}, {artifact.created_at}",
+        f"by {artifact.producer} at {artifact.created_at}, {commit}",
+        f"work {artifact.work_key[:_SHORT]}, config {artifact.config_sha256[:_SHORT]}, "
+        f"code {artifact.code_sha256[:_SHORT]}",
     )
 
 

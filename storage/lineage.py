@@ -147,6 +147,10 @@ class Ledger:
         """Make an artifact the current one of an asset ("data/examples") and partition ("" = none)."""
         self.store.write_bytes(_handle(asset_key, partition), artifact.to_json().encode())
 
+    def forget(self, asset_key: str, partition: str = "") -> None:
+        """Make an asset and partition have no current artifact; records and content stay."""
+        self.store.delete(_handle(asset_key, partition))
+
     def current(self, asset_key: str, partition: str = "") -> Artifact | None:
         """The current artifact of an asset and partition, or None."""
         name = _handle(asset_key, partition)

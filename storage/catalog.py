@@ -1,0 +1,320 @@
+"""The DuckDB catalogue: one file of views over the current Parquet files, made to be deleted and built again.
+
+What is current belongs to `lineage`, the questions asked of the catalogue to `sql/*.sql`. The file is built
+aside and swapped in, and readers open it read-only, so nobody waits for anybody.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from storage.artifacts import Artifact
+from storage.lineage import Ledger
+from storage.objects import Store, StoreError
+from storage.schema import SCHEMA_VERSION, TABLE_DESCRIPTIONS, TABLES
+
+CATALOG = "catalog.duckdb"
+
+_DUCKDB_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.binary(): "BLOB",
+    pa.bool_(): "BOOLEAN",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+    pa.list_(pa.string()): "VARCHAR[]",
+}
+
+_ARTIFACTS: dict[str, tuple[pa.DataType, str]] = {
+    "sha256": (pa.string(), "sha256 of the content; of a folder, over its files' paths and sha256"),
+    "kind": (pa.string(), "what it is: a table's name, policy, raw_files, ..."),
+    "name": (pa.string(), "the partition, or empty"),
+    "uri": (pa.string(), "path relative to the root"),
+    "producer": (pa.string(), "what made it"),
+    "work_key": (pa.string(), "hash of producer, name, configuration, parents, seed and code"),
+    "output": (pa.string(), "which output of that work it is"),
+    "is_current": (pa.bool_(), "whether the catalogue's views and the pipeline use it now"),
+    "config_sha256": (pa.string(), "hash of the configuration"),
+    "code_sha256": (pa.string(), "hash of the code that made it"),
+    "git_commit": (pa.string(), "commit of the checkout; null without git"),
+    "dirty": (pa.bool_(), "whether tracked files differed from the commit; null without git"),
+    "seed": (pa.int64(), "the seed; null when nothing was random"),
+    "versions": (pa.string(), "versions of Python and libraries, as a JSON object"),
+    "device": (pa.string(), "the device that computed it; null when it does not matter"),
+    "n_rows": (pa.int64(), "rows of a table; null for other things"),
+    "summary": (pa.string(), "small numbers for the eye, as a JSON object"),
+    "config": (pa.string(), "the configuration, as a JSON object"),
+    "created_at": (pa.string(), "when it was made, UTC"),
+    "host": (pa.string(), "the machine that made it"),
+}
+
+_EDGES: dict[str, tuple[pa.DataType, str]] = {
+    "child": (pa.string(), "sha256 of the artifact that was made"),
+    "parent": (pa.string(), "sha256 of an artifact that it was made from"),
+    "role": (pa.string(), "what the parent was in that work"),
+    "child_record": (pa.string(), "work key and output of the child"),
+    "parent_record": (pa.string(), "work key and output of the parent"),
+}
+
+_JSON_COLUMNS = ("versions", "summary", "config")
+
+
+class CatalogError(Exception):
+    """A catalogue that cannot be built, opened or asked; the message says what to do."""
+
+
+def current_artifacts(ledger: Ledger) -> list[Artifact]:
+    """What the handles point at, and all other outputs of the same works, by kind, name and output.
+
+    Where an asset was half moved on, a handle's own artifact counts, and otherwise the newest of its kind.
+    """
+    direct = list(ledger.handles().values())
+    siblings = [a for key in sorted({a.work_key for a in direct}) for a in ledger.outputs_of(key)]
+    chosen: dict[tuple[str, str, str], Artifact] = {}
+    for group in (siblings, direct):
+        newest_last = sorted(group, key=lambda a: (a.created_at, a.work_key))
+        chosen |= {(artifact.producer, artifact.name, artifact.output): artifact for artifact in newest_last}
+    return sorted(chosen.values(), key=lambda a: (a.kind, a.name, a.output, a.work_key))
+
+
+def build(ledger: Ledger, at: str = CATALOG) -> str:
+    """Build the catalogue of what is current as the file `at` under the root; returns its full address.
+
+    Readers see the old file or the new one, never half of one. Raises CatalogError.
+    """
+    with tempfile.TemporaryDirectory(prefix="catalog-") as folder:
+        place = Path(folder) / CATALOG
+        _build_aside(ledger, place)
+        ledger.store.put_file(place, at)
+    return ledger.store.url(at)
+
+
+def _build_aside(ledger: Ledger, place: Path) -> None:
+    current, everything = current_artifacts(ledger), ledger.everything()
+    _refuse_other_versions(current)
+    connection = duckdb.connect(str(place))
+    try:
+        _reach_s3(connection, ledger.store.root)
+        for name in TABLES:
+            _create_view(
+                connection, name, sorted({ledger.store.url(a.uri) for a in current if a.kind == name})
+            )
+        artifacts = _artifact_rows(everything, current)
+        _create_table(connection, "artifacts", "one stored thing", _ARTIFACTS, artifacts)
+        _create_table(connection, "lineage_edges", "one parent link", _EDGES, _edge_rows(everything))
+    except duckdb.Error as error:
+        raise CatalogError(
+            f"the catalogue of {ledger.store.root} cannot be built: {error}; "
+            "`python -m storage.lineage verify` lists what is missing"
+        ) from error
+    finally:
+        connection.close()
+
+
+def _refuse_other_versions(current: Sequence[Artifact]) -> None:
+    other = [a for a in current if a.kind in TABLES and a.versions.get("schema") != str(SCHEMA_VERSION)]
+    if other:
+        seen = ", ".join(f"{a.kind} {a.name} (version {a.versions.get('schema')})" for a in other[:10])
+        raise CatalogError(
+            f"{len(other)} tables have another schema version than {SCHEMA_VERSION}: {seen}; "
+            "run the jobs again"
+        )
+
+
+def _create_view(connection: duckdb.DuckDBPyConnection, name: str, urls: Sequence[str]) -> None:
+    schema = TABLES[name]
+    if urls:
+        columns = ", ".join(f'"{f.name}"::{_DUCKDB_TYPES[f.type]} AS "{f.name}"' for f in schema)
+        files = ", ".join(_quoted(url) for url in urls)
+        body = f"SELECT {columns} FROM read_parquet([{files}])"  # noqa: S608  # our schema, quoted paths
+        if name == "images":
+            # The same picture may come with several sources; the view has it once.
+            body += " QUALIFY row_number() OVER (PARTITION BY image_sha256 ORDER BY source, file_name) = 1"
+    else:
+        columns = ", ".join(f'NULL::{_DUCKDB_TYPES[f.type]} AS "{f.name}"' for f in schema)
+        body = f"SELECT {columns} WHERE false"
+    connection.execute(f'CREATE VIEW "{name}" AS {body}')
+    connection.execute(f'COMMENT ON VIEW "{name}" IS {_quoted(TABLE_DESCRIPTIONS[name])}')
+    for field in schema:
+        description = field.metadata[b"description"].decode()
+        connection.execute(f'COMMENT ON COLUMN "{name}"."{field.name}" IS {_quoted(description)}')
+
+
+def _create_table(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    description: str,
+    columns: Mapping[str, tuple[pa.DataType, str]],
+    rows: Sequence[Mapping[str, Any]],
+) -> None:
+    schema = pa.schema([(column, kind) for column, (kind, _) in columns.items()])
+    connection.register("rows_to_keep", pa.Table.from_pylist(list(rows), schema=schema))
+    connection.execute(f'CREATE TABLE "{name}" AS FROM rows_to_keep')
+    connection.unregister("rows_to_keep")
+    connection.execute(f'COMMENT ON TABLE "{name}" IS {_quoted(description)}')
+    for column, (_, text) in columns.items():
+        connection.execute(f'COMMENT ON COLUMN "{name}"."{column}" IS {_quoted(text)}')
+
+
+def _artifact_rows(everything: Sequence[Artifact], current: Sequence[Artifact]) -> list[dict[str, Any]]:
+    now = {(artifact.record, artifact.sha256) for artifact in current}
+    rows = []
+    for artifact in everything:
+        row = {column: getattr(artifact, column) for column in _ARTIFACTS if column != "is_current"}
+        row |= {column: json.dumps(dict(row[column]), sort_keys=True) for column in _JSON_COLUMNS}
+        rows.append({**row, "is_current": (artifact.record, artifact.sha256) in now})
+    return rows
+
+
+def _edge_rows(everything: Sequence[Artifact]) -> list[dict[str, Any]]:
+    return [
+        {
+            "child": artifact.sha256,
+            "parent": parent.sha256,
+            "role": parent.role,
+            "child_record": artifact.record,
+            "parent_record": parent.record,
+        }
+        for artifact in everything
+        for parent in artifact.parents
+    ]
+
+
+def connect(root: str, read_only: bool = True) -> duckdb.DuckDBPyConnection:
+    """Open the catalogue that `build` made last under a root, with S3 reachable if the root is there.
+
+    The file is attached, so a connection opened after a rebuild sees the new catalogue even while older ones
+    of the same process keep the old. `read_only=False` attaches it for writing: views of one's own are lost
+    with the next build. Raises CatalogError if there is none.
+    """
+    store = Store(root)
+    try:
+        place = store.fetch(CATALOG)
+    except StoreError as error:
+        raise CatalogError(f"no catalogue: {error}; run the job prepare_data to build it") from error
+    return _attach(place, store.root, read_only)
+
+
+def _attach(place: Path, root: str, read_only: bool = True) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    try:
+        _reach_s3(connection, root)
+        mode = "(READ_ONLY)" if read_only else ""
+        connection.execute(f"ATTACH {_quoted(str(place))} AS catalog {mode}")
+        connection.execute("USE catalog")
+    except duckdb.Error as error:
+        connection.close()
+        raise CatalogError(f"{place}: cannot be opened: {error}; delete it and build it again") from error
+    return connection
+
+
+def questions() -> dict[str, str]:
+    """The stored queries: name and the question that each answers (the first line of its file)."""
+    files = [f for f in resources.files("storage").joinpath("sql").iterdir() if f.name.endswith(".sql")]
+    found = {f.name.removesuffix(".sql"): f.read_text(encoding="utf-8") for f in files}
+    return {name: text.splitlines()[0].removeprefix("--").strip() for name, text in sorted(found.items())}
+
+
+def query(
+    root: str, sql_name_or_text: str, params: Mapping[str, Any] | Sequence[Any] | None = None
+) -> pa.Table:
+    """The answer to a stored query, by name, or to SQL text, from the catalogue under a root.
+
+    Values go in as parameters ($name or ?), never into the text. Raises CatalogError.
+    """
+    text = sql_name_or_text
+    if text.replace("_", "").isalnum():
+        if text not in questions():
+            raise CatalogError(f"query {text!r}: not known; there are {', '.join(questions())}")
+        text = resources.files("storage").joinpath("sql", f"{text}.sql").read_text(encoding="utf-8")
+    connection = connect(root)
+    try:
+        values = dict(params) if isinstance(params, Mapping) else list(params or [])
+        return connection.execute(text, values).to_arrow_table()
+    except duckdb.Error as error:
+        raise CatalogError(f"query {sql_name_or_text[:80]!r}: {error}") from error
+    finally:
+        connection.close()
+
+
+def problems(ledger: Ledger) -> list[str]:
+    """Where the stored catalogue differs from a rebuild, or its counts from the Parquet files; [] = fine."""
+    found = []
+    with connect(ledger.store.root) as stored:
+        for name in TABLES:
+            wanted = _n_rows(ledger, name)
+            seen = stored.table(name).count("*").fetchall()[0][0]
+            if seen != wanted:
+                found.append(f"view {name}: {seen} rows, the current Parquet files have {wanted}")
+        old = _content(stored)
+    with tempfile.TemporaryDirectory(prefix="catalog-") as folder:
+        _build_aside(ledger, Path(folder) / CATALOG)
+        with _attach(Path(folder) / CATALOG, ledger.store.root) as rebuilt:
+            new = _content(rebuilt)
+    changed = [part for part in new if old[part] != new[part]]
+    return found + [f"{part}: not as a rebuild makes it; build the catalogue again" for part in changed]
+
+
+def _n_rows(ledger: Ledger, name: str) -> int:
+    """Rows of the current files of a table, without DuckDB; a picture of several sources counts once."""
+    current = {artifact.uri: artifact for artifact in current_artifacts(ledger) if artifact.kind == name}
+    if name != "images":
+        return sum(ledger.read_table(artifact, []).num_rows for artifact in current.values())
+    tables = [ledger.read_table(artifact, ["image_sha256"]) for artifact in current.values()]
+    return len({sha256 for table in tables for sha256 in table.column(0).to_pylist()})
+
+
+def _content(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """What a catalogue file holds: its view definitions and its two small tables."""
+    views = "SELECT view_name, sql FROM duckdb_views() WHERE database_name = 'catalog' AND NOT internal"
+    return {
+        "views": sorted(connection.execute(views).fetchall()),
+        "artifacts": connection.execute("SELECT * FROM artifacts ORDER BY ALL").fetchall(),
+        "lineage_edges": connection.execute("SELECT * FROM lineage_edges ORDER BY ALL").fetchall(),
+    }
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _reach_s3(connection: duckdb.DuckDBPyConnection, root: str) -> None:
+    """Load httpfs and give it the credentials, region and endpoint that the AWS libraries find; only for S3.
+
+    The extension comes from its package, nothing is downloaded. The secret lives in this connection alone.
+    """
+    if not root.startswith("s3://"):
+        return
+    import botocore.session
+    import duckdb_extension_httpfs
+
+    session = botocore.session.get_session()
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise CatalogError(
+            f"{root}: no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    frozen = credentials.get_frozen_credentials()
+    client = session.create_client("s3", region_name=session.get_config_variable("region") or "us-east-1")
+    scheme, _, host = client.meta.endpoint_url.partition("://")
+    options = {
+        "KEY_ID": frozen.access_key,
+        "SECRET": frozen.secret_key,
+        "SESSION_TOKEN": frozen.token,
+        "REGION": client.meta.region_name,
+    }
+    if not host.endswith("amazonaws.com"):
+        options |= {"ENDPOINT": host.rstrip("/"), "URL_STYLE": "path", "USE_SSL": scheme == "https"}
+    given = {name: value for name, value in options.items() if value is not None}
+    folder = Path(next(iter(duckdb_extension_httpfs.__path__)))
+    extension = folder / "extensions" / f"v{duckdb.__version__}" / "httpfs.duckdb_extension"
+    connection.execute(f"LOAD {_quoted(os.fspath(extension))}")
+    names = ", ".join(f"{name} ?" for name in given)
+    connection.execute(f"CREATE SECRET root (TYPE s3, {names})", list(given.values()))
