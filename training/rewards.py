@@ -168,7 +168,7 @@ def map_mass(
         return None, saliency.reason
     if not parse(completion).format_valid:
         return None, "format_invalid"
-    overlap = score(saliency.values, np.asarray(boxes, dtype=np.float64).reshape(-1, 4), tuple(image_wh))
+    overlap = score(saliency.values, boxes, (image_wh[0], image_wh[1]))
     return (None, overlap.reason) if overlap.reason else (overlap.mass, None)
 
 

@@ -1,0 +1,197 @@
+"""The two trainers: TRL's, restoring every weight on resume, and GRPO with the saliency map as a reward.
+
+Belongs here: where the map is recorded and how it reaches the rewards. Not here: the map
+(`training/saliency.py`), the rewards (`training/rewards.py`), settings and files of a stage
+(`training/grpo.py`, `training/sft.py`).
+
+Private methods of TRL 1.16 are overridden; tests/training/test_trainer.py holds their signatures and the
+order of forwards that this relies on.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from trl import GRPOTrainer, SFTTrainer
+
+from training.checkpoints import RestoresEveryWeight
+from training.config import Recipe
+from training.policy import Policy
+from training.progress import UNSCORABLE
+from training.rewards import REWARD_FUNCTIONS
+from training.saliency import SaliencyMap, record_maps
+from training.stage import StageError
+
+
+class ResumableSFTTrainer(RestoresEveryWeight, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFTTrainer that resumes full fine-tuning with the weights of the checkpoint."""
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """Which saliency map is rewarded: a method and row convention of training.saliency."""
+
+    method: str = "cot_rollout"
+    rows: str = "predictor"
+
+
+class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):  # type: ignore[misc]
+    """GRPO whose rewards may read a saliency map of each completion, without a forward pass of its own.
+
+    A round of sampling is: generate; recompute the old policy's log-probabilities without gradient; the same
+    for the reference policy when beta > 0; rewards; later, losses. The first no-grad pass of a round runs
+    over prompt and completion with the policy that sampled them: the map is recorded there. TRL makes that
+    pass when steps_per_generation x num_iterations does not divide gradient_accumulation, whatever the
+    recipe. Where it would leave it out (one round per optimiser step), a recipe that rewards saliency asks
+    for it: one more no-grad forward per round, whose log-probabilities also serve as the old ones (the ratio
+    is then 1 up to rounding).
+
+    The rewards see the dataset's columns and `saliency`, one SaliencyMap per completion, and stay plain
+    functions. Completions reach them as decoded from the sampled ids up to the end token, special tokens
+    included.
+
+    on_round is called once per round with a dict per completion: step, example_id, completion,
+    reward_<component>, unscorable_reason, reward, advantage (None where there is none), from all processes,
+    on the main one only.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        recipe: Recipe,
+        *,
+        maps: MapSettings | None = None,
+        on_round: Callable[[list[dict[str, Any]]], None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.policy = policy
+        self.recipe = recipe
+        self.maps = maps or MapSettings()
+        self.on_round = on_round
+        self._recorder_armed = False
+        self._round_maps: list[SaliencyMap] | None = None
+        self._round: dict[str, Any] = {}
+        self._unscorable: Counter[str] = Counter()
+        self._n_completions = 0
+        super().__init__(
+            model=policy.model,
+            processing_class=policy.processor,
+            reward_funcs=[REWARD_FUNCTIONS[name] for name in recipe.rewards],
+            **kwargs,
+        )
+
+    @property
+    def records_maps(self) -> bool:
+        """Whether the recipe rewards saliency."""
+        return "saliency" in self.recipe.rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._recorder_armed = self.records_maps
+        self._round_maps = None
+        try:
+            with self._old_policy_pass():
+                output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        finally:
+            self._recorder_armed = False
+        if self.model is not None and self.model.training:
+            self._tell_round(inputs, output["advantages"].tolist())
+        return output
+
+    @contextmanager
+    def _old_policy_pass(self) -> Iterator[None]:
+        """Let TRL see a misaligned round while it samples, so that it makes the old policy's pass."""
+        iterations, accumulation = self.num_iterations, self.args.gradient_accumulation_steps
+        aligned = accumulation % (self.args.steps_per_generation * iterations) == 0
+        if self.records_maps and aligned:
+            self.num_iterations = accumulation + 1
+        try:
+            yield
+        finally:
+            self.num_iterations = iterations
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        passed = (model, input_ids, attention_mask, logits_to_keep, *args)
+        if not self._recorder_armed or torch.is_grad_enabled():
+            return super()._get_per_token_logps_and_entropies(*passed, **kwargs)
+        self._recorder_armed = False  # the next no-grad pass of the round is the reference policy's
+        tensors = {name: value for name, value in kwargs.items() if isinstance(value, torch.Tensor)}
+        with record_maps(
+            replace(self.policy, model=self.accelerator.unwrap_model(self.model)),
+            {"input_ids": input_ids, "attention_mask": attention_mask, **tensors},
+            input_ids.shape[1] - logits_to_keep,
+            method=self.maps.method,
+            rows=self.maps.rows,
+        ) as recorder:
+            result = super()._get_per_token_logps_and_entropies(*passed, **kwargs)
+        self._round_maps = recorder.maps()
+        return result
+
+    def _calculate_rewards(
+        self,
+        inputs: list[dict[str, Any]],
+        prompts: list[Any],
+        completions: list[Any],
+        completion_ids_list: list[list[int]],
+    ) -> torch.Tensor:
+        texts = [self._decode(ids) for ids in completion_ids_list]
+        if self.records_maps:
+            if self._round_maps is None:
+                raise StageError("no pass without gradient came before the rewards: the map was not recorded")
+            inputs = [{**row, "saliency": each} for row, each in zip(inputs, self._round_maps, strict=True)]
+        said = [[{"role": "assistant", "content": text}] for text in texts]
+        rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, said, completion_ids_list)
+        reasons = list(self._pending_extra_logs.get("unscorable_reason", [])) or [None] * len(texts)
+        first = self.accelerator.process_index * len(texts)
+        self._round = {"texts": texts, "reasons": reasons, "rewards": rewards[first : first + len(texts)]}
+        return rewards
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        """The text of sampled ids without the end token and padding behind it."""
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        n = len(ids)
+        while n and int(ids[n - 1]) in ends:
+            n -= 1
+        return str(self._tokenizer.decode(ids[:n], skip_special_tokens=False))
+
+    def _tell_round(self, inputs: list[dict[str, Any]], advantages: list[float]) -> None:
+        """Count the round and hand its completions on."""
+        weights = torch.tensor(self.recipe.weights, device=self._round["rewards"].device)
+        totals = (self._round["rewards"] * weights).nansum(dim=1).tolist()
+        rows = []
+        for index, parts in enumerate(self._round["rewards"].tolist()):
+            named = {
+                f"reward_{name}": None if part != part else part
+                for name, part in zip(self.recipe.rewards, parts, strict=True)
+            }
+            rows.append(
+                {"step": self.state.global_step + 1, "example_id": inputs[index].get("example_id")}
+                | {"completion": self._round["texts"][index], **named}
+                | {"unscorable_reason": self._round["reasons"][index]}
+                | {"reward": totals[index], "advantage": advantages[index]}
+            )
+        rows = gather_object(rows)
+        self._n_completions += len(rows)
+        self._unscorable.update(row["unscorable_reason"] for row in rows if row["unscorable_reason"])
+        if self.on_round is not None and self.accelerator.is_main_process:
+            self.on_round(rows)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds how many completions of the logged rounds had no scorable map, in all and by reason."""
+        if self.records_maps and self._n_completions and "loss" in logs:
+            logs["n_unscorable"] = self._unscorable.total()
+            logs |= {UNSCORABLE + reason: n for reason, n in sorted(self._unscorable.items())}
+            self._unscorable.clear()
+            self._n_completions = 0
+        super().log(logs, start_time)
