@@ -4,7 +4,7 @@ The join of four tables belongs here; decoding pictures and building prompts doe
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,15 @@ def rows_from_paths(paths: Mapping[str, Sequence[str]], split: str) -> list[Row]
         more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise RowsError(f"split {split!r}: " + "; ".join(problems[:10]) + more)
     return rows
+
+
+def pictures_by_sha256(paths: Sequence[str], wanted: Iterable[str]) -> dict[str, bytes]:
+    """The bytes of the wanted pictures (image_sha256) from images tables, given as paths (local or s3://).
+
+    A wanted picture that no table has is left out. Raises RowsError if one kept by reference cannot be read.
+    """
+    found = _pictures(paths, pa.chunked_array([pa.array(sorted(set(wanted)), type=pa.string())]))
+    return {sha256: picture["bytes"] for sha256, picture in found.items()}
 
 
 def _row(example: Mapping[str, Any], picture: Mapping[str, Any], boxes: tuple[Any, ...]) -> Row:

@@ -9,7 +9,7 @@ champion AS (
     -- The recorded decision; before there is one, the trained policy that is most often right.
     SELECT coalesce(
         (
-            SELECT summary ->> '$.policy'
+            SELECT summary ->> '$.champion'
             FROM artifacts
             WHERE kind = 'champion' AND is_current
             ORDER BY created_at DESC, work_key
