@@ -1,0 +1,157 @@
+import dataclasses
+
+import numpy as np
+import peft
+import pytest
+import torch
+from PIL import Image
+
+from tests.parity.plain import plain_map
+from training.architecture import build_policy, build_tokenizer
+from training.conversation import SYSTEM_PROMPT
+from training.saliency import METHODS, ROWS, record_maps
+from training.teacher_forcing import teacher_forced
+
+# Hidden 48, feed-forward 40, heads of 8 (so mrope 1 + 1 + 2 pairs), three layers: no two axes are alike.
+SHAPE = {
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
+    "vision": {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 24,
+        "num_heads": 2,
+        "fullatt_block_indexes": [1],
+    },
+}
+# Pictures, prompts and words of different lengths: thoughts of 3, 1 and 5 words, answers of 1, 2 and 3.
+CASES = [
+    ((230, 150), "what is it", "the red ball", "ball"),
+    ((120, 290), "look at the picture what is it", "red", "red ball"),
+    ((170, 170), "it", "it is the red ball", "the red ball"),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    # Both tags and all words of the cases, at the start or after a space, are one token each.
+    return build_tokenizer(
+        ["<think>the red ball look at it is</think>red ball what picture", "ball the", "it"] * 99, 400
+    )
+
+
+def _policy(tokenizer, seed=0, dtype=torch.float64, lora=(), **changes):
+    """A random policy whose every parameter, biases and norms too, is moved off its initial value."""
+    policy = build_policy(tokenizer, seed, **{**SHAPE, **changes})
+    if lora:
+        config = peft.LoraConfig(r=3, lora_alpha=5, lora_dropout=0.4, target_modules=list(lora))
+        policy = dataclasses.replace(policy, model=peft.get_peft_model(policy.model, config).eval())
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in policy.model.parameters():
+        parameter.data += 0.15 * torch.randn(parameter.shape, generator=generator)
+    policy.model.to(dtype)
+    return policy
+
+
+def _example(case, seed):
+    (width, height), question, thought, answer = case
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels), question, f"<think>{thought}</think>{answer}"
+
+
+def _floats(inputs, dtype):
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+
+
+def _expected(policy, dtype, method, rows):
+    """The plain map of every case by itself: nothing padded, and the spans found by the tags' ids."""
+    for seed, case in enumerate(CASES):
+        inputs, start = teacher_forced(policy, [_example(case, seed)], SYSTEM_PROMPT)
+        ids = inputs["input_ids"][0].tolist()
+        opening, closing, end = (
+            ids.index(policy.tokenizer.convert_tokens_to_ids(tag), start)
+            for tag in ("<think>", "</think>", "<|im_end|>")
+        )
+        picture = policy.family.image_token_id(policy.model)
+        image = [p for p, i in enumerate(ids) if i == picture]
+        thought, answer = list(range(opening + 1, closing)), list(range(closing + 1, end))
+        assert (len(thought), len(answer)) == (len(case[2].split()), len(case[3].split()))
+        yield plain_map(policy, _floats(inputs, dtype), image, thought, answer, method, rows)
+
+
+def _engine(policy, dtype, method, rows):
+    """All cases in one batch: prompts padded on the left, completions on the right."""
+    inputs, start = teacher_forced(policy, [_example(c, i) for i, c in enumerate(CASES)], SYSTEM_PROMPT)
+    inputs = _floats(inputs, dtype)
+    assert not inputs["attention_mask"].all()
+    with torch.no_grad(), record_maps(policy, inputs, start, method, rows) as recorder:
+        policy.model(**inputs, use_cache=False, logits_to_keep=1)
+    return recorder
+
+
+def _largest_error(policy, dtype, method, rows):
+    """Largest deviation of any cell of any case, relative to the largest cell of its map."""
+    recorder = _engine(policy, dtype, method, rows)
+    errors = []
+    for signed, expected in zip(recorder.signed, _expected(policy, dtype, method, rows), strict=True):
+        assert expected.abs().max() > 0
+        errors.append(float((signed.flatten() - expected).abs().max() / expected.abs().max()))
+    return max(errors)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_engine_equals_the_forward_projection(tokenizer, method, rows):
+    # Unpadded against padded: sums of some hundred terms in another order, 1e-16 each.
+    assert _largest_error(_policy(tokenizer), torch.float64, method, rows) < 1e-9
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("method", METHODS)
+def test_in_single_precision(tokenizer, method, rows):
+    policy = _policy(tokenizer, dtype=torch.float32)
+    assert _largest_error(policy, torch.float32, method, rows) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_key_value_heads": 6},
+        {"num_key_value_heads": 1},
+        {"tie_word_embeddings": False},
+        {"num_hidden_layers": 1},
+        {"lora": ("q_proj",)},
+        {"lora": ("k_proj",)},
+        {"lora": ("v_proj",)},
+        {"lora": ("o_proj",)},
+        {"lora": ("q_proj", "k_proj", "v_proj", "o_proj", "lm_head"), "tie_word_embeddings": False},
+    ],
+    ids=str,
+)
+def test_whatever_the_model_is_made_of(tokenizer, changes):
+    policy = _policy(tokenizer, seed=3, **changes)
+    assert _largest_error(policy, torch.float64, "cot_rollout", "predictor") < 1e-9
+
+
+def test_an_adapter_changes_the_map(tokenizer):
+    """Otherwise the cases with adapters would prove nothing."""
+    policy = _policy(tokenizer, lora=("o_proj",))
+    with_adapter = _engine(policy, torch.float64, "cot_rollout", "predictor").signed[0]
+    with policy.model.disable_adapter():
+        without = _engine(policy, torch.float64, "cot_rollout", "predictor").signed[0]
+    assert (with_adapter - without).abs().max() > 0.01 * without.abs().max()
+
+
+def test_values_are_the_positive_part_on_the_grid(tokenizer):
+    policy = _policy(tokenizer)
+    recorder = _engine(policy, torch.float64, "cot_rollout", "predictor")
+    for signed, found, ((width, height), *_) in zip(recorder.signed, recorder.maps(), CASES, strict=True):
+        assert found.values.dtype == np.float32
+        assert found.values.shape == found.grid_hw == tuple(signed.shape)
+        assert (found.grid_hw[1] > found.grid_hw[0]) == (width > height)
+        assert (signed < 0).any()
+        np.testing.assert_array_equal(found.values, signed.clamp(min=0).float().numpy())

@@ -1,0 +1,178 @@
+"""Looking into a forward pass: the text layers' queries, keys and values, and the final hidden state.
+
+Attaching to a model and leaving it as it was found belongs here, and so do the attention weights of single
+rows. What is made of them is `training/saliency.py`.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from training.policy import Policy
+
+IMPLEMENTATION = "saliency_rows"
+"""Name of the watched attention; transformers would dispatch on `sdpa`, `flex` or `flash` in it."""
+
+
+@dataclass(frozen=True)
+class LayerPass:
+    """One text layer's attention in one pass, read-only.
+
+    query [batch, heads, length, head_dim] and key [batch, key_heads, length, head_dim] after the rotary
+    embedding, value [batch, key_heads, length, head_dim] with its bias; `attention` is the module that made
+    them (its `o_proj` in particular).
+    """
+
+    attention: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    scaling: float
+
+    def weights(self, query_positions: Tensor) -> Tensor:
+        """Attention of the rows [batch, rows] to all keys: [batch, heads, rows, length], at least float32.
+
+        The same softmax over all visible keys as in the pass, without dropout. Only these rows are computed.
+        """
+        batch, heads, length, head_dim = self.query.shape
+        key_heads, n_rows = self.key.shape[1], query_positions.shape[1]
+        kind = torch.promote_types(self.query.dtype, torch.float32)
+        index = query_positions[:, None, :, None].expand(batch, heads, n_rows, head_dim)
+        rows = self.query.gather(2, index).to(kind) * self.scaling
+        # Neighbouring query heads share a key head: their rows are stacked, the keys are not repeated.
+        rows = rows.reshape(batch, key_heads, -1, head_dim)
+        scores = (rows @ self.key.to(kind).transpose(2, 3)).view(batch, heads, n_rows, length)
+        return self._hide(scores, query_positions).softmax(dim=-1)
+
+    def _hide(self, scores: Tensor, query_positions: Tensor) -> Tensor:
+        length = scores.shape[-1]
+        if self.mask is None:
+            seen = torch.arange(length, device=scores.device) <= query_positions[:, None, :, None]
+            return scores.masked_fill_(~seen, torch.finfo(scores.dtype).min)
+        mask = self.mask.expand(scores.shape[0], -1, -1, -1)
+        index = query_positions[:, None, :, None].expand(-1, mask.shape[1], -1, length)
+        rows = mask.gather(2, index)
+        if rows.dtype == torch.bool:
+            return scores.masked_fill_(~rows, torch.finfo(scores.dtype).min)
+        return scores + rows.to(scores.dtype)
+
+
+class Reader(Protocol):
+    """Whoever wants to see a pass. Called without gradients and outside autocast."""
+
+    def on_layer(self, index: int, layer: LayerPass) -> None:
+        """Text layer `index` (from 0, in order) has computed its attention."""
+
+    def on_final(self, hidden: Tensor) -> None:
+        """The last layer is through: hidden [batch, length, hidden], before the final norm."""
+
+
+class _Watch:
+    """One reader on one text model, from `capture` to its end."""
+
+    def __init__(self, text_model: Any, reader: Reader):
+        self._index = {id(layer.self_attn): i for i, layer in enumerate(text_model.layers)}
+        self._reader = reader
+        # Gradient checkpointing calls a layer again during the backward pass, with no forward pass around it.
+        self._inside_pass = False
+
+    def opens(self, *_: Any) -> None:
+        self._inside_pass = True
+
+    def closes(self, *_: Any) -> None:
+        self._inside_pass = False
+
+    def attention(self, layer: LayerPass) -> None:
+        index = self._index.get(id(layer.attention))
+        if index is None or not self._inside_pass:
+            return
+        n_queries, n_keys = layer.query.shape[2], layer.key.shape[2]
+        if n_queries != n_keys:
+            raise ValueError(
+                f"layer {index}: {n_queries} queries on {n_keys} keys; wanted a pass over the whole text: "
+                "call the model with use_cache=False and do not generate inside capture"
+            )
+        with torch.no_grad(), torch.autocast(layer.query.device.type, enabled=False):
+            self._reader.on_layer(index, layer)
+
+    def final(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self._inside_pass:
+            with torch.no_grad(), torch.autocast(args[0].device.type, enabled=False):
+                self._reader.on_final(args[0])
+
+
+_watches: ContextVar[tuple[_Watch, ...]] = ContextVar("saliency_watches", default=())
+_registry_lock = threading.Lock()
+_registry_users = 0
+
+
+def _watched_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """`sdpa`, unchanged, with the watches of this context looking on."""
+    output: tuple[Tensor, None] = ALL_ATTENTION_FUNCTIONS["sdpa"](
+        module, query, key, value, attention_mask, **kwargs
+    )
+    for watch in _watches.get():
+        scaling = kwargs.get("scaling")
+        scaling = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+        watch.attention(LayerPass(module, query, key, value, attention_mask, scaling))
+    return output
+
+
+@contextmanager
+def _registered() -> Iterator[None]:
+    """The implementation's name in both registries, until the last user is through.
+
+    Without the mask registry transformers would hand no mask over, and padding would be attended to. The
+    registries have no public way to take a name out again.
+    """
+    global _registry_users  # noqa: PLW0603 - one registry per process, so one count per process
+    with _registry_lock:
+        _registry_users += 1
+        AttentionInterface.register(IMPLEMENTATION, _watched_attention)
+        AttentionMaskInterface.register(IMPLEMENTATION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    try:
+        yield
+    finally:
+        with _registry_lock:
+            _registry_users -= 1
+            if not _registry_users:
+                AttentionInterface._global_mapping.pop(IMPLEMENTATION, None)
+                AttentionMaskInterface._global_mapping.pop(IMPLEMENTATION, None)
+
+
+@contextmanager
+def capture(policy: Policy, reader: Reader) -> Iterator[None]:
+    """Let `reader` see every full-sequence pass of the policy's text layers inside the block.
+
+    Only the text layers' attention implementation is switched, to one that calls `sdpa` and returns its
+    result: a model that runs `sdpa` gives bit-equal outputs inside and outside (one that runs another
+    implementation gives those of `sdpa` inside). Nothing is read from the model's outputs, so the pass may be
+    anybody's, with any head. Adapters count, because modules are watched and not weights. Blocks nest, each
+    reader sees the passes inside its own; implementation, registries and hooks are as before at the end, also
+    after an exception. Raises ValueError when a pass inside the block continues a key-value cache.
+    """
+    text_model: Any = policy.family.text_model(policy.model)
+    watch = _Watch(text_model, reader)
+    with ExitStack() as undo:
+        undo.enter_context(_registered())
+        before = text_model.config._attn_implementation
+        if before != IMPLEMENTATION:
+            text_model.set_attn_implementation(IMPLEMENTATION)
+            undo.callback(text_model.set_attn_implementation, before)
+        undo.callback(text_model.register_forward_pre_hook(watch.opens).remove)
+        undo.callback(text_model.register_forward_hook(watch.closes, always_call=True).remove)
+        undo.callback(text_model.norm.register_forward_pre_hook(watch.final).remove)
+        undo.callback(_watches.reset, _watches.set((*_watches.get(), watch)))
+        yield

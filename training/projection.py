@@ -1,0 +1,55 @@
+"""Going backwards through a policy's own linear maps: output projections, final norm and head.
+
+What is projected and why belongs to `training/saliency.py`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.policy import Policy
+
+
+def pull_back(linear: nn.Module, covector: Tensor, in_features: int) -> Tensor:
+    """The transposed linear map: covector [..., out] -> [..., in]; a bias plays no part.
+
+    A plain `nn.Linear` is its weight. Anything else (an adapter round it, a quantised layer) is asked for its
+    vector-Jacobian product, so that it counts as it computes, dropout aside.
+    """
+    if type(linear) is nn.Linear:
+        return covector @ linear.weight.to(covector.dtype)
+    kinds = (p.dtype for p in linear.parameters() if p.is_floating_point())
+    with without_dropout(linear), torch.enable_grad():
+        x = torch.zeros(
+            (*covector.shape[:-1], in_features), dtype=next(kinds), device=covector.device, requires_grad=True
+        )
+        y = linear(x)
+        return torch.autograd.grad(y, x, covector.to(y.dtype))[0].to(covector.dtype)
+
+
+def target_covector(policy: Policy, ids: Tensor) -> Tensor:
+    """gamma * W_U[y] for token ids [B, N]: [B, N, hidden], at least float32."""
+    head: Any = policy.family.head(policy.model)
+    text_model: Any = policy.family.text_model(policy.model)
+    gamma = text_model.norm.weight
+    kind = torch.promote_types(gamma.dtype, torch.float32)
+    if type(head) is nn.Linear:
+        return head.weight[ids].to(kind) * gamma.to(kind)
+    one_hot = nn.functional.one_hot(ids, head.out_features).to(kind)
+    return pull_back(head, one_hot, gamma.shape[0]) * gamma.to(kind)
+
+
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards every part back in the mode that it was in."""
+    training = [m for m in module.modules() if m.training]
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
