@@ -1,9 +1,9 @@
 """Raw rows of a source to the tables images, examples, boxes and quarantine; nothing gets lost on the way.
 
-Rows are counted as the source's reader defines a raw row: a question (written or generated), and every entry of
-an annotation file that is itself refused. Each raw row becomes one example or one row of the quarantine, so
-rows_in = rows_out + quarantined. A box with a row of its own that is refused costs that row once, and every
-question that needs the box is refused with a row of its own. Not here: formats, box arithmetic, decoding.
+Rows are counted as the source's reader defines a raw row: a question (written or generated), and every entry
+of an annotation file that is itself refused. Each raw row becomes one example or one row of the quarantine,
+so rows_in = rows_out + quarantined. A box with a row of its own that is refused costs that row once, and
+every question that needs the box is refused with a row of its own. Not here: formats, boxes, decoding.
 """
 
 import json
@@ -45,7 +45,7 @@ class Tables:
         return dict(Counter(self.quarantine["reason"].to_pylist()).most_common())
 
 
-class NothingLeft(Exception):
+class NothingLeft(Exception):  # noqa: N818  the state of the source, as the docs name it
     """A source of which no row is usable; `tables` holds what was refused and why."""
 
     def __init__(self, source: str, tables: Tables) -> None:
@@ -62,9 +62,10 @@ class NothingLeft(Exception):
 def normalise(source: Source, store: Store) -> Tables:
     """Read, check and convert all rows of a source. Raises NothingLeft if no example remains.
 
-    Options of the source: max_pixels (default MAX_PIXELS), clip_boxes (cut boxes at the picture's edge instead
-    of refusing them), annotated_size ("must_agree": a picture whose upright size is not the annotated one costs
-    its questions, since boxes drawn on another size or orientation would lie wrong; "ignore" takes them).
+    Options of the source: max_pixels (default MAX_PIXELS); clip_boxes (cut boxes at the picture's edge
+    instead of refusing them); annotated_size. The size is always that of the upright picture. With
+    "must_agree", the default, a picture annotated with another width or height costs its questions, since boxes drawn on
+    another size or orientation would lie wrong; "ignore" takes them.
     """
     work = _Work(source, store)
     rows_in = 0
@@ -84,7 +85,7 @@ def normalise(source: Source, store: Store) -> Tables:
 
 
 def example_id(source: str, image_sha256: str, question: str, answer: str, boxes: Sequence[Box]) -> str:
-    """24 hex digits of what makes an example: source, picture, question, answer, boxes; not its row's place."""
+    """24 hex digits of source, picture, question, answer and boxes; the row's place is left out."""
     parts = [source, image_sha256, question, answer, [box.xyxy for box in boxes]]
     return sha256_bytes(json.dumps(parts).encode())[:24]
 
@@ -98,7 +99,7 @@ class _Opened:
     row: dict[str, Any]
 
 
-class _Unusable(Exception):
+class _UnusableError(Exception):
     """A raw example that cannot become an example: stage, reason and detail for the quarantine."""
 
     def __init__(self, stage: str, reason: str, detail: str) -> None:
@@ -115,7 +116,7 @@ class _Work:
         self._max_pixels = int(source.options.get("max_pixels", MAX_PIXELS))
         self._clip = bool(source.options.get("clip_boxes", False))
         self._sizes_must_agree = source.options.get("annotated_size", "must_agree") == "must_agree"
-        self._pictures: dict[str, _Opened | _Unusable] = {}
+        self._pictures: dict[str, _Opened | _UnusableError] = {}
         self._images: dict[str, dict[str, Any]] = {}
         self._examples: dict[str, dict[str, Any]] = {}
         self._boxes: list[dict[str, Any]] = []
@@ -146,12 +147,12 @@ class _Work:
         return 1
 
     def take(self, row: RawExample) -> None:
-        """Turn one raw example into an example with its boxes and picture, or into a row of the quarantine."""
+        """Turn one raw example into an example with boxes and picture, or into a row of the quarantine."""
         try:
             opened = self._opened(row.picture)
             boxes = self._converted(row, opened)
             self._keep(row, opened, boxes)
-        except _Unusable as error:
+        except _UnusableError as error:
             self.refuse(Refusal(row.origin, error.stage, error.reason, error.detail))
 
     def tables(self, rows_in: int) -> Tables:
@@ -173,19 +174,19 @@ class _Work:
             try:
                 data = self._files.read(picture.file_name)
                 if isinstance(data, FileProblem):
-                    raise _Unusable("picture", data.reason, data.detail)
+                    raise _UnusableError("picture", data.reason, data.detail)
                 known = self._decoded(picture.file_name, data)
-            except _Unusable as error:
+            except _UnusableError as error:
                 known = error
             self._pictures[picture.file_name] = known
-        if isinstance(known, _Unusable):
-            raise _Unusable(known.stage, known.reason, known.detail)
+        if isinstance(known, _UnusableError):
+            raise _UnusableError(known.stage, known.reason, known.detail)
         return known
 
     def _decoded(self, file_name: str, data: bytes) -> _Opened:
         picture = open_upright(data, self._max_pixels)
         if isinstance(picture, PictureProblem):
-            raise _Unusable("picture", picture.reason, f"{file_name}: {picture.detail}")
+            raise _UnusableError("picture", picture.reason, f"{file_name}: {picture.detail}")
         row = {
             "image_sha256": sha256_bytes(data),
             "pixels_sha256": pixels_sha256(picture.rgb),
@@ -211,11 +212,11 @@ class _Work:
             box = CONVENTIONS[row.convention](raw_box.values, opened.size_wh, clip=self._clip)
             if isinstance(box, BoxProblem):
                 needs = _needed(raw_box.annotation)
-                raise _Unusable("box", box.reason, f"{needs}{box.detail}{'; ' + size if size else ''}")
+                raise _UnusableError("box", box.reason, f"{needs}{box.detail}{'; ' + size if size else ''}")
             boxes.append(box)
         if disagrees and self._sizes_must_agree:
             advice = "correct or remove width and height, or accept it with annotated_size: ignore"
-            raise _Unusable("picture", "unsupported", f"{size}; {advice}")
+            raise _UnusableError("picture", "unsupported", f"{size}; {advice}")
         return boxes
 
     def _keep(self, row: RawExample, opened: _Opened, boxes: list[Box]) -> None:
@@ -225,7 +226,7 @@ class _Work:
         if identity in self._examples:
             first = self._examples[identity]["source_row"]
             detail = f"same picture, question, answer and boxes as row {first}"
-            raise _Unusable("question", "duplicate_example", detail)
+            raise _UnusableError("question", "duplicate_example", detail)
         self._images.setdefault(sha256, opened.row)
         width_px, height_px = opened.size_wh
         self._examples[identity] = {

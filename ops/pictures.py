@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 50_000_000
 """Largest picture that is decoded unless a source says otherwise: 150 MB as RGB."""
@@ -21,7 +21,7 @@ THUMB_BYTES = THUMB_SIDE_PX * THUMB_SIDE_PX * 3
 
 # Pillow also opens formats that start other programs (EPS) or that no picture data set uses; they stay shut.
 Image.init()
-_FORMATS = [
+_FORMATS: list[str] = [
     name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF") if name in Image.OPEN
 ]  # some builds of Pillow come without AVIF
 
@@ -83,6 +83,8 @@ def open_upright(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture | Picture
             rgb = rgb.transpose(_UPRIGHT[orientation])
     except Image.DecompressionBombError as error:
         return _too_large(str(error), max_pixels)
+    except UnidentifiedImageError:
+        return PictureProblem("undecodable_picture", f"{len(data)} bytes in no known picture format")
     except (
         Exception
     ) as error:  # hostile bytes make Pillow raise nearly anything; one row must not end the run
