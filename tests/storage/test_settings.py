@@ -1,0 +1,31 @@
+"""The environment, read in one place."""
+
+from pathlib import Path
+
+import pytest
+
+from storage.settings import Settings, SettingsError
+
+
+def test_defaults_are_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert Settings.from_environment({}) == Settings(str(tmp_path / "var"), None, "tiny")
+    assert Settings.from_environment({"SALIENCY_R1_ROOT": "", "SALIENCY_R1_SOURCES": ""}).root == str(
+        tmp_path / "var"
+    )
+
+
+def test_what_is_set_is_used(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SALIENCY_R1_ROOT", "s3://bucket/some/prefix/")
+    monkeypatch.setenv("SALIENCY_R1_SOURCES", "mine.yaml")
+    monkeypatch.setenv("SALIENCY_R1_PROFILE", "paper-3b")
+    found = Settings.from_environment()
+    assert found == Settings("s3://bucket/some/prefix", str(tmp_path / "mine.yaml"), "paper-3b")
+    assert Settings.from_environment({"SALIENCY_R1_ROOT": "~/data"}).root == str(Path.home() / "data")
+
+
+@pytest.mark.parametrize("root", ["gs://bucket/x", "s3://", "s3:///x", "http://host/x"])
+def test_another_address_is_refused_by_name_and_value(root):
+    with pytest.raises(SettingsError, match=f"SALIENCY_R1_ROOT='{root}': wanted a local path or s3://bucket"):
+        Settings.from_environment({"SALIENCY_R1_ROOT": root})
