@@ -1,0 +1,192 @@
+"""Asset checks of raw files and data; how checks work is said in assets/checks.py."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from dagster import AssetCheckResult, AssetCheckSpec
+
+from assets.checks import blocking, outcome, warning
+from ops.sources import Source
+from storage.catalog import problems as catalog_problems
+from storage.lineage import Artifact, Ledger
+from storage.tables import schema_of
+
+TABLES = ("images", "examples", "boxes", "quarantine")
+SIDES = ("train", "val", "test")
+FULL_PICTURE, SPECK = 0.95, 0.0005  # shares of the picture's area
+ODD_LIMIT = 0.2
+
+DELIVERED = blocking(
+    "delivered_and_readable",
+    ["raw", "files"],
+    "The annotation files are there and readable, and name pictures.",
+)
+CONSERVED = blocking(
+    "rows_conserved",
+    ["data", "examples"],
+    "Raw rows = examples + quarantined; no box or picture is lost or left over.",
+)
+SCHEMAS = {
+    table: blocking(
+        "schema", ["data", table], "The stored Parquet has exactly the columns of storage.schema."
+    )
+    for table in TABLES
+}
+PLAUSIBLE = warning(
+    "boxes_plausible",
+    ["data", "boxes"],
+    f"At most {ODD_LIMIT:.0%} of the examples have evidence over nearly all or nearly none of the picture.",
+)
+NO_LEAK = blocking(
+    "no_picture_on_two_sides", ["data", "splits"], "No picture, nor its re-encoding, is on two sides."
+)
+SIZES = warning(
+    "sizes", ["data", "splits"], "Every side has examples, in about the shares that were asked for."
+)
+AGREES = blocking(
+    "rebuildable_and_counts_agree",
+    ["data", "catalog"],
+    "Every view has as many rows as its Parquet files, and a second build gives the same catalogue.",
+)
+
+
+def delivered(manifest: Mapping[str, Any], source: Source) -> AssetCheckResult:
+    """Missing pictures are no failure here: each costs the rows that need it."""
+    files = {file["path"]: file for file in manifest["files"]}
+    needed = [name for name in (source.annotations, source.questions) if name]
+    problems = [f"{name}: {files[name].get('problem')}" for name in needed if not files[name]["sha256"]]
+    lost = [path for path, file in files.items() if path not in needed and not file["sha256"]]
+    found = len(files) - len(needed) - len(lost)
+    if not problems and not found and source.format != "visual_cot":
+        problems.append(f"{source.location}: none of the {len(lost)} pictures that the rows name can be read")
+    said = f"{found} pictures, {len(lost)} missing or unreadable"
+    return outcome(DELIVERED, problems, said, n_pictures=found, n_missing=len(lost), missing=lost[:20])
+
+
+def conserved(tables: Mapping[str, pa.Table], rows_in: int) -> AssetCheckResult:
+    """Count rows of the stored tables against the raw rows that the reader counted."""
+    examples, boxes, images = tables["examples"], tables["boxes"], tables["images"]
+    kept, refused = examples.num_rows, tables["quarantine"].num_rows
+    wanted_boxes = pc.sum(examples["n_boxes"]).as_py() or 0
+    strays = _outside(boxes["example_id"], examples["example_id"])
+    unseen = _outside(examples["image_sha256"], images["image_sha256"])
+    unasked = _outside(images["image_sha256"], examples["image_sha256"])
+    problems = [
+        text
+        for bad, text in (
+            (rows_in != kept + refused, f"{rows_in} raw rows, but {kept} examples + {refused} quarantined"),
+            (
+                boxes.num_rows != wanted_boxes,
+                f"{boxes.num_rows} boxes for {wanted_boxes} counted in examples",
+            ),
+            (strays, f"{strays} boxes belong to no example"),
+            (unseen, f"{unseen} examples have no picture"),
+            (unasked, f"{unasked} pictures have no example"),
+        )
+        if bad
+    ]
+    return outcome(
+        CONSERVED, problems, f"{rows_in} = {kept} + {refused}", rows_in=rows_in, kept=kept, refused=refused
+    )
+
+
+def schema(ledger: Ledger, table: str, artifact: Artifact) -> AssetCheckResult:
+    """Read the schema from the stored file itself, its version included."""
+    seen, wanted = pq.read_schema(ledger.path(artifact)), schema_of(table)
+    columns = {name: (_column(seen, name), _column(wanted, name)) for name in [*wanted.names, *seen.names]}
+    problems = [
+        f"{name}: saw {_shown(is_there)}, wanted {_shown(should_be)}"
+        for name, (is_there, should_be) in columns.items()
+        if is_there != should_be
+    ]
+    versions = [dict(each.metadata or {}) for each in (seen, wanted)]
+    problems += [
+        f"{key.decode()}: saw {versions[0].get(key)!r}, wanted {value!r}"
+        for key, value in versions[1].items()
+        if versions[0].get(key) != value
+    ]
+    return outcome(SCHEMAS[table], problems, f"{len(wanted)} columns")
+
+
+def plausible(examples: pa.Table) -> AssetCheckResult:
+    """Evidence over the whole picture tells nothing, a speck of it cannot be looked at on a token grid."""
+    share = examples["evidence_area_frac"]
+    full = pc.sum(pc.greater(share, FULL_PICTURE)).as_py() or 0
+    speck = pc.sum(pc.less(share, SPECK)).as_py() or 0
+    odd = (full + speck) / max(1, examples.num_rows)
+    said = (
+        f"{full} examples with evidence over the whole picture, {speck} with a speck, of {examples.num_rows}"
+    )
+    mean = pc.mean(share).as_py() or 0.0
+    return outcome(
+        PLAUSIBLE, [said] if odd > ODD_LIMIT else [], said, full=full, speck=speck, mean_area_frac=mean
+    )
+
+
+def no_leak(splits: pa.Table, images: pa.Table) -> AssetCheckResult:
+    """Group the examples by the pixels of their picture and count the sides of each group."""
+    pixels = images.select(["image_sha256", "pixels_sha256"]).group_by(["image_sha256", "pixels_sha256"])
+    placed = splits.filter(pc.is_in(splits["split"], pa.array(SIDES))).join(
+        pixels.aggregate([]), keys="image_sha256", join_type="left outer"
+    )
+    sides = placed.group_by("pixels_sha256").aggregate([("split", "count_distinct")])
+    torn = sides.filter(pc.greater(sides["split_count_distinct"], 1))
+    lost = placed["pixels_sha256"].null_count
+    problems = (
+        [f"{torn.num_rows} pictures are on two sides, such as {torn['pixels_sha256'][0]}"]
+        if torn.num_rows
+        else []
+    )
+    problems += [f"{lost} examples are of pictures that no table holds"] if lost else []
+    strange = sorted(set(splits["split"].to_pylist()) - {*SIDES, "excluded"})
+    problems += [f"unknown sides {strange}"] if strange else []
+    return outcome(
+        NO_LEAK, problems, f"{sides.num_rows} pictures, each on one side", n_pictures=sides.num_rows
+    )
+
+
+def sizes(splits: pa.Table, fractions: Mapping[str, float]) -> AssetCheckResult:
+    """Shares of the pictures by side, against the shares asked for; few pictures may stray far."""
+    by_picture = splits.group_by("image_sha256").aggregate([("split", "min")])
+    counts = {row["values"]: row["counts"] for row in pc.value_counts(by_picture["split_min"]).to_pylist()}
+    n = sum(counts.get(side, 0) for side in SIDES)
+    wanted = {**fractions, "train": 1 - sum(fractions.values())}
+    problems = [f"no example in {side}" for side in SIDES if not counts.get(side)]
+    problems += [
+        f"{side}: {counts.get(side, 0) / n:.1%} of {n} pictures, wanted {share:.1%}"
+        for side, share in wanted.items()
+        if n and abs(counts.get(side, 0) / n - share) > 0.02 + 3 * (share * (1 - share) / n) ** 0.5
+    ]
+    return outcome(
+        SIZES,
+        problems,
+        str(counts),
+        **{f"pictures_{side}": counts.get(side, 0) for side in (*SIDES, "excluded")},
+    )
+
+
+def agrees(ledger: Ledger) -> AssetCheckResult:
+    """Compare the stored catalogue with the Parquet files and with a second build."""
+    return outcome(
+        AGREES, catalog_problems(ledger), "every view has the rows of its files, and a rebuild is equal"
+    )
+
+
+def all_specs() -> list[AssetCheckSpec]:
+    """The checks of the normalised tables."""
+    return [CONSERVED, *SCHEMAS.values(), PLAUSIBLE]
+
+
+def _outside(values: pa.ChunkedArray, allowed: pa.ChunkedArray) -> int:
+    return int(pc.sum(pc.invert(pc.is_in(values, allowed.combine_chunks()))).as_py() or 0)
+
+
+def _column(table: pa.Schema, name: str) -> tuple[pa.DataType, bool] | None:
+    return (table.field(name).type, table.field(name).nullable) if name in table.names else None
+
+
+def _shown(column: tuple[pa.DataType, bool] | None) -> str:
+    return "no such column" if column is None else f"{column[0]}{'' if column[1] else ' not null'}"

@@ -1,0 +1,208 @@
+"""Data: normalised tables of each source, the splits over all of them, the catalogue over everything."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from assets import checks_data as checks
+from assets.code import code_of
+from assets.handles import offer, once
+from assets.metadata import pictures, table_spec
+from assets.partitions import SOURCES
+from assets.raw import Sources
+from assets.resources import Profile
+from ops.normalise import normalise
+from ops.sources import Source
+from ops.split import assign
+from storage.catalog import build, current_artifacts, questions
+from storage.lineage import Artifact, Ledger, LineageError, Work
+
+THUMBNAIL_BYTES = 30_000
+DESCRIPTIONS = {
+    "images": "Distinct pictures, with pixel hashes that survive re-encoding.",
+    "examples": "Questions about pictures, with answers and, where written, a reasoning.",
+    "boxes": "Evidence boxes in pixels of the upright picture.",
+    "quarantine": "Refused rows, each with its reason, its detail and itself.",
+}
+
+
+def table_out(name: str) -> dg.AssetOut:
+    """An output that is one table of the catalogue."""
+    return dg.AssetOut(
+        key=["data", name],
+        group_name="data",
+        owners=["team:data"],
+        kinds={"parquet"},
+        io_manager_key="handles",
+        description=DESCRIPTIONS[name],
+        metadata=table_spec(name),
+    )
+
+
+@dg.multi_asset(
+    name="normalised",
+    partitions_def=SOURCES,
+    ins={"files": dg.AssetIn(["raw", "files"])},
+    outs={name: table_out(name) for name in checks.TABLES},
+    check_specs=checks.all_specs(),
+)
+def normalised(
+    context: dg.AssetExecutionContext,
+    files: Artifact,
+    ledger: dg.ResourceParam[Ledger],
+    sources: dg.ResourceParam[Sources],
+) -> Iterator[dg.MaterializeResult]:
+    """Read the raw rows, offer four tables."""
+    source = sources[context.partition_key]
+    work = normalising(source, files)
+    outputs, fresh = once(ledger, work, lambda: store_normalised(ledger, work, source))
+    tables = {name: ledger.read_table(outputs[name]) for name in checks.TABLES}
+    rows_in = int(outputs["examples"].summary["rows_in"])
+    results = {name: [checks.schema(ledger, name, outputs[name])] for name in checks.TABLES}
+    results["examples"].append(checks.conserved(tables, rows_in))
+    results["boxes"].append(checks.plausible(tables["examples"]))
+    thumbs = {"thumbnails": pictures(thumbnails(tables["images"]))}
+    for name in checks.TABLES:
+        yield offer(
+            ledger,
+            outputs[name],
+            fresh=fresh,
+            checks=results[name],
+            together_with=[check for other in results.values() for check in other],
+            metadata=thumbs if name == "images" else None,
+            key=["data", name],
+        )
+
+
+@dg.asset(
+    key=["data", "splits"],
+    ins={"images": dg.AssetIn(["data", "images"]), "examples": dg.AssetIn(["data", "examples"])},
+    deps=[["data", "boxes"]],
+    group_name="data",
+    owners=["team:data"],
+    kinds={"parquet"},
+    io_manager_key="handles",
+    dagster_type=dg.Any,
+    description="The side of every example: by the pixels of its picture, so that adding data moves nothing.",
+    metadata=table_spec("splits"),
+    check_specs=[checks.NO_LEAK, checks.SIZES],
+)
+def splits(
+    images: dict[str, Artifact],
+    examples: dict[str, Artifact],
+    ledger: dg.ResourceParam[Ledger],
+    sources: dg.ResourceParam[Sources],
+    profile: dg.ResourceParam[Profile],
+) -> dg.MaterializeResult:
+    """Place every picture, sources in the order of their list; offer the splits."""
+    rows = rows_of_sources(ledger, sources, {"images": images, "examples": examples})
+    work = Work(
+        producer="ops.split",
+        config={"fractions": dict(profile.split_fractions), "order": list(sources)},
+        parents=rows,
+        code=code_of("ops.split"),
+        outputs=("splits",),
+    )
+    pictures_, asked = (
+        [ledger.read_table(rows[f"{table}:{name}"]) for name in sources] for table in ("images", "examples")
+    )
+
+    def make() -> dict[str, Artifact]:
+        table = assign(pictures_, asked, profile.split_fractions)
+        return {"splits": ledger.put_table(work, "splits", "splits", table, counts_of(table))}
+
+    outputs, fresh = once(ledger, work, make)
+    table = ledger.read_table(outputs["splits"])
+    results = [
+        checks.no_leak(table, pa.concat_tables(pictures_)),
+        checks.sizes(table, profile.split_fractions),
+    ]
+    return offer(ledger, outputs["splits"], fresh=fresh, checks=results)
+
+
+@dg.asset(
+    key=["data", "catalog"],
+    deps=[
+        ["raw", "files"],
+        *(["data", name] for name in (*checks.TABLES, "splits")),
+        *(["policy", name] for name in ("base", "cold_start", "grpo")),
+        *(["evidence", name] for name in ("predictions", "saliency_maps", "comparison")),
+        ["product", "champion"],
+    ],
+    group_name="data",
+    owners=["team:data"],
+    kinds={"duckdb"},
+    description="One DuckDB file of views over all that is current; rebuilt whole at the end of each job.",
+    check_specs=[checks.AGREES],
+    pool="catalog",
+)
+def catalog(ledger: dg.ResourceParam[Ledger]) -> dg.MaterializeResult:
+    """Build aside, swap in, hold against a second build."""
+    address = build(ledger)
+    shown = current_artifacts(ledger)
+    rows: dict[str, int] = {}
+    for artifact in shown:
+        if artifact.n_rows is not None:
+            rows[f"rows_{artifact.kind}"] = rows.get(f"rows_{artifact.kind}", 0) + artifact.n_rows
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/uri": dg.MetadataValue.url(address),
+            "questions": dg.MetadataValue.json(questions()),
+            "n_artifacts": dg.MetadataValue.int(len(shown)),
+            **{name: dg.MetadataValue.int(count) for name, count in sorted(rows.items())},
+        },
+        check_results=[checks.agrees(ledger)],
+    )
+
+
+def normalising(source: Source, files: Artifact) -> Work:
+    """The work of reading one source."""
+    return Work(
+        producer="ops.normalise",
+        name=source.name,
+        config=asdict(source),
+        parents={"raw": files},
+        code=code_of("ops.normalise"),
+        outputs=checks.TABLES,
+    )
+
+
+def store_normalised(ledger: Ledger, work: Work, source: Source) -> dict[str, Artifact]:
+    """Read, check and convert the rows of the source, and store the tables."""
+    made = normalise(source, ledger.store)
+    summaries = {"examples": dict(made.counts), "quarantine": made.refused_by_reason}
+    return {
+        name: ledger.put_table(work, name, name, getattr(made, name), summaries.get(name))
+        for name in checks.TABLES
+    }
+
+
+def rows_of_sources(
+    ledger: Ledger, sources: Sources, given: dict[str, dict[str, Artifact]]
+) -> dict[str, Artifact]:
+    """The tables of all sources by role, boxes included. Raises LineageError naming what is missing."""
+    given = {**given, "boxes": ledger.current_all("data/boxes")}
+    missing = [
+        f"data/{table} [{name}]" for table, found in given.items() for name in sources if name not in found
+    ]
+    if missing:
+        raise LineageError(f"{', '.join(missing)} not made yet; materialise these partitions first")
+    return {f"{table}:{name}": found[name] for table, found in given.items() for name in sources}
+
+
+def counts_of(splits: pa.Table) -> dict[str, int]:
+    """Examples by side."""
+    return {row["values"]: row["counts"] for row in pc.value_counts(splits["split"]).to_pylist()}
+
+
+def thumbnails(images: pa.Table, n: int = 4) -> list[tuple[str, bytes, str]]:
+    """The first small pictures of a table, ready to be shown."""
+    small = images.filter(pc.less(images["n_bytes"], THUMBNAIL_BYTES)).slice(0, n)
+    return [
+        (row["file_name"], row["bytes"], f"image/{row['format'].lower()}")
+        for row in small.select(["file_name", "bytes", "format"]).to_pylist()
+        if row["bytes"] and row["format"] in ("PNG", "JPEG", "WEBP")
+    ]

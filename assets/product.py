@@ -1,0 +1,185 @@
+"""Products: the decision and the page that a person reads."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import dagster as dg
+
+from assets import checks_evidence as checks
+from assets.code import code_of
+from assets.evidence import answers_of, current_policy, together
+from assets.handles import offer, once, rows_behind
+from assets.resources import Profile
+from ops.champion import decide
+from ops.gallery import pictures_needed
+from ops.report import TEMPLATES, ReportInputs, render
+from storage.chain import Records
+from storage.lineage import Artifact, Ledger, Work
+from storage.objects import sha256_folder
+from storage.rows import pictures_by_sha256
+from storage.tables import empty
+from training.config import RECIPES
+
+REPORT = "report/index.html"
+LOOK: dict[str, Any] = {
+    "group_name": "product",
+    "owners": ["team:evaluation"],
+    "io_manager_key": "handles",
+    "dagster_type": dg.Any,
+}
+
+
+@dg.asset(
+    key=["product", "champion"],
+    ins={"splits": dg.AssetIn(["data", "splits"]), "evaluations": dg.AssetIn(["evidence", "comparison"])},
+    kinds={"json"},
+    description="The best policy by a stated rule that reads no map, with the numbers that decided.",
+    check_specs=[checks.DECIDED],
+    **LOOK,
+)
+def champion(
+    splits: Artifact,
+    evaluations: Artifact,
+    ledger: dg.ResourceParam[Ledger],
+    profile: dg.ResourceParam[Profile],
+) -> dg.MaterializeResult:
+    """Read the answers, decide, offer the decision."""
+    answers = answers_of(ledger, profile, splits)
+    examples = of_table(rows_behind(ledger, splits), "examples")
+    rewards = {"cold_start": 0} | {name: len(RECIPES[name].rewards) for name in profile.recipes}
+    work = Work(
+        producer="ops.champion",
+        config={"rewards_of": rewards, "draws": profile.draws},
+        parents={"evaluations": evaluations, "splits": splits, **examples, **answers},
+        seed=profile.seed,
+        code=code_of("ops.champion"),
+        outputs=("champion",),
+    )
+
+    def make() -> dict[str, Artifact]:
+        tables = together(ledger, answers), together(ledger, examples), ledger.read_table(splits)
+        decision = decide(*tables, rewards, seed=profile.seed, draws=profile.draws)
+        data = json.dumps(decision, indent=1, sort_keys=True).encode()
+        summary = {name: decision[name] for name in ("champion", "runner_up", "decided_by")}
+        return {"champion": ledger.put_bytes(work, "champion", "champion", data, ".json", summary)}
+
+    outputs, fresh = once(ledger, work, make)
+    decision = json.loads(ledger.read_bytes(outputs["champion"]))
+    told = {
+        name: dg.MetadataValue.text(str(decision[name])) for name in ("champion", "runner_up", "why", "rule")
+    }
+    check = checks.decided(decision, profile.policies)
+    return offer(ledger, outputs["champion"], fresh=fresh, checks=[check], metadata=told)
+
+
+@dg.asset(
+    key=["product", "report"],
+    ins={
+        "splits": dg.AssetIn(["data", "splits"]),
+        "evaluations": dg.AssetIn(["evidence", "comparison"]),
+        "champion": dg.AssetIn(["product", "champion"]),
+    },
+    kinds={"html"},
+    description="One self-contained page: results with intervals and chance, curves, maps over pictures.",
+    check_specs=[checks.PAGE_OPENS],
+    **LOOK,
+)
+def report(
+    splits: Artifact,
+    evaluations: Artifact,
+    champion: Artifact,
+    ledger: dg.ResourceParam[Ledger],
+    profile: dg.ResourceParam[Profile],
+) -> dg.MaterializeResult:
+    """Gather the tables, render the page, put it where people look for it."""
+    parts = parts_of_report(ledger, profile, splits, evaluations)
+    work = Work(
+        producer="ops.report",
+        config={"profile": profile.name, "draws": profile.draws, "templates": sha256_folder(TEMPLATES)},
+        parents={"splits": splits, "evaluations": evaluations, "champion": champion, **parts},
+        seed=profile.seed,
+        code=code_of("ops.report"),
+        outputs=("report",),
+    )
+
+    def make() -> dict[str, Artifact]:
+        page = render(report_inputs(ledger, profile, splits, evaluations, champion, parts))
+        return {"report": ledger.put_bytes(work, "report", "report", page, ".html")}
+
+    outputs, fresh = once(ledger, work, make)
+    page = ledger.read_bytes(outputs["report"])
+    ledger.store.write_bytes(REPORT, page)
+    told = {
+        "page": dg.MetadataValue.url(ledger.store.url(REPORT)),
+        "n_bytes": dg.MetadataValue.int(len(page)),
+    }
+    check = checks.page_opens(page, profile.policies)
+    return offer(ledger, outputs["report"], fresh=fresh, checks=[check], metadata=told)
+
+
+def of_table(artifacts: dict[str, Artifact], table: str) -> dict[str, Artifact]:
+    """The artifacts whose role begins with the table's name."""
+    return {role: artifact for role, artifact in artifacts.items() if role.partition(":")[0] == table}
+
+
+def parts_of_report(
+    ledger: Ledger, profile: Profile, splits: Artifact, evaluations: Artifact
+) -> dict[str, Artifact]:
+    """Everything that the page shows besides splits, evaluations and decision, by role."""
+    rows = rows_behind(ledger, splits)
+    parts = rows | answers_of(ledger, profile, splits) | answers_of(ledger, profile, splits, "saliency_maps")
+    for role in of_table(rows, "examples"):
+        source = role.partition(":")[2]
+        parts[f"quarantine:{source}"] = ledger.require(
+            ledger.current("data/quarantine", source), kind="quarantine"
+        )
+    for name in profile.policies[1:]:
+        steps = [
+            each
+            for each in ledger.outputs_of(current_policy(ledger, name).work_key)
+            if each.output == "training_steps"
+        ]
+        parts |= {f"training_steps:{name}": each for each in steps}
+    return parts
+
+
+def report_inputs(
+    ledger: Ledger,
+    profile: Profile,
+    splits: Artifact,
+    evaluations: Artifact,
+    champion: Artifact,
+    parts: dict[str, Artifact],
+) -> ReportInputs:
+    """The tables behind the page; its date is its youngest input's, so equal inputs give equal pages."""
+    tables = {
+        name: together(ledger, of_table(parts, name)) if of_table(parts, name) else empty(name)
+        for name in (
+            "images",
+            "examples",
+            "boxes",
+            "quarantine",
+            "training_steps",
+            "predictions",
+            "saliency_maps",
+        )
+    }
+    needed = pictures_needed(tables["predictions"], tables["examples"], profile.seed)
+    images = [str(ledger.path(each)) for each in of_table(parts, "images").values()]
+    lineage = Records(ledger).ancestors
+    behind = {
+        each.record: each for start in (champion, evaluations, *parts.values()) for each in lineage(start)
+    }
+    return ReportInputs(
+        generated_on=max(each.created_at for each in behind.values())[:10],
+        profile=profile.name,
+        seed=profile.seed,
+        splits=ledger.read_table(splits),
+        evaluations=ledger.read_table(evaluations),
+        champion=json.loads(ledger.read_bytes(champion)),
+        artifacts=[asdict(each) for each in behind.values()],
+        pictures=pictures_by_sha256(images, needed),
+        draws=profile.draws,
+        **tables,
+    )
