@@ -103,8 +103,8 @@ class _Layer:
 def _cot_rollout(layer: _Layer) -> Tensor:
     """Saliency-R1: from the picture through the thoughts to the answer, within each layer and head.
 
-    Departures from the authors' code: spans come from the ids that were sampled, a truncated completion has no
-    map, the row convention is chosen by name (theirs is `predictor`), the map is not resampled.
+    Departures from the authors' code: spans come from the ids that were sampled, a truncated completion has
+    no map, the row convention is chosen by name (theirs is `predictor`), the map is not resampled.
     """
     return layer.contribution(layer.answer_to_thought @ layer.thought_to_image)
 

@@ -1,60 +1,20 @@
-import dataclasses
-
 import numpy as np
-import peft
 import pytest
 import torch
 from PIL import Image
 
+from tests.parity.models import random_policy
 from tests.parity.plain import plain_map
-from training.architecture import build_policy, build_tokenizer
 from training.conversation import SYSTEM_PROMPT
 from training.saliency import METHODS, ROWS, record_maps
 from training.teacher_forcing import teacher_forced
 
-# Hidden 48, feed-forward 40, heads of 8 (so mrope 1 + 1 + 2 pairs), three layers: no two axes are alike.
-SHAPE = {
-    "hidden_size": 48,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
-    "vision": {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 24,
-        "num_heads": 2,
-        "fullatt_block_indexes": [1],
-    },
-}
 # Pictures, prompts and words of different lengths: thoughts of 3, 1 and 5 words, answers of 1, 2 and 3.
 CASES = [
     ((230, 150), "what is it", "the red ball", "ball"),
     ((120, 290), "look at the picture what is it", "red", "red ball"),
     ((170, 170), "it", "it is the red ball", "the red ball"),
 ]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    # Both tags and all words of the cases, at the start or after a space, are one token each.
-    return build_tokenizer(
-        ["<think>the red ball look at it is</think>red ball what picture", "ball the", "it"] * 99, 400
-    )
-
-
-def _policy(tokenizer, seed=0, dtype=torch.float64, lora=(), **changes):
-    """A random policy whose every parameter, biases and norms too, is moved off its initial value."""
-    policy = build_policy(tokenizer, seed, **{**SHAPE, **changes})
-    if lora:
-        config = peft.LoraConfig(r=3, lora_alpha=5, lora_dropout=0.4, target_modules=list(lora))
-        policy = dataclasses.replace(policy, model=peft.get_peft_model(policy.model, config).eval())
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in policy.model.parameters():
-        parameter.data += 0.15 * torch.randn(parameter.shape, generator=generator)
-    policy.model.to(dtype)
-    return policy
 
 
 def _example(case, seed):
@@ -105,15 +65,15 @@ def _largest_error(policy, dtype, method, rows):
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_engine_equals_the_forward_projection(tokenizer, method, rows):
+def test_the_engine_equals_the_forward_projection(method, rows):
     # Unpadded against padded: sums of some hundred terms in another order, 1e-16 each.
-    assert _largest_error(_policy(tokenizer), torch.float64, method, rows) < 1e-9
+    assert _largest_error(random_policy(), torch.float64, method, rows) < 1e-9
 
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("method", METHODS)
-def test_in_single_precision(tokenizer, method, rows):
-    policy = _policy(tokenizer, dtype=torch.float32)
+def test_in_single_precision(method, rows):
+    policy = random_policy(dtype=torch.float32)
     assert _largest_error(policy, torch.float32, method, rows) < 1e-4
 
 
@@ -132,22 +92,22 @@ def test_in_single_precision(tokenizer, method, rows):
     ],
     ids=str,
 )
-def test_whatever_the_model_is_made_of(tokenizer, changes):
-    policy = _policy(tokenizer, seed=3, **changes)
+def test_whatever_the_model_is_made_of(changes):
+    policy = random_policy(seed=3, **changes)
     assert _largest_error(policy, torch.float64, "cot_rollout", "predictor") < 1e-9
 
 
-def test_an_adapter_changes_the_map(tokenizer):
+def test_an_adapter_changes_the_map():
     """Otherwise the cases with adapters would prove nothing."""
-    policy = _policy(tokenizer, lora=("o_proj",))
+    policy = random_policy(lora=("o_proj",))
     with_adapter = _engine(policy, torch.float64, "cot_rollout", "predictor").signed[0]
     with policy.model.disable_adapter():
         without = _engine(policy, torch.float64, "cot_rollout", "predictor").signed[0]
     assert (with_adapter - without).abs().max() > 0.01 * without.abs().max()
 
 
-def test_values_are_the_positive_part_on_the_grid(tokenizer):
-    policy = _policy(tokenizer)
+def test_values_are_the_positive_part_on_the_grid():
+    policy = random_policy()
     recorder = _engine(policy, torch.float64, "cot_rollout", "predictor")
     for signed, found, ((width, height), *_) in zip(recorder.signed, recorder.maps(), CASES, strict=True):
         assert found.values.dtype == np.float32
