@@ -1,8 +1,8 @@
 """The `easy_vqa` source: a seeded part of the easy-vqa package's pictures and questions, with evidence boxes.
 
 The package (Victor Zhou, MIT) ships 64 x 64 px pictures of one shape on a plain background, with questions
-and answers but no boxes. Here: the boxes, found from the background, and the files that a user's own data would
-have (COCO and a questions file). Not here: reading them back (`ops/readers/`).
+and answers but no boxes. Here: the boxes, found from the background, and the files that a user's own data
+would have (COCO and a questions file). Not here: reading them back (`ops/readers/`).
 """
 
 import json

@@ -64,8 +64,8 @@ def normalise(source: Source, store: Store) -> Tables:
 
     Options of the source: max_pixels (default MAX_PIXELS); clip_boxes (cut boxes at the picture's edge
     instead of refusing them); annotated_size. The size is always that of the upright picture. With
-    "must_agree", the default, a picture annotated with another width or height costs its questions, since boxes drawn on
-    another size or orientation would lie wrong; "ignore" takes them.
+    "must_agree", the default, a picture annotated with another width or height costs its questions, since
+    boxes drawn on another size or orientation would lie wrong; "ignore" takes them.
     """
     work = _Work(source, store)
     rows_in = 0

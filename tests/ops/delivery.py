@@ -1,0 +1,64 @@
+"""Small deliveries of data for the tests of this room: pictures as bytes, COCO files, questions."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ops.sources import Source
+
+
+def pixels(size_wh: tuple[int, int] = (7, 5), seed: int = 0) -> np.ndarray:
+    """Smooth random pixels, uint8 [height, width, 3]; smooth, so that JPEG keeps them nearly as they are."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (3, 4, 3), dtype=np.uint8))
+    return np.asarray(coarse.resize(size_wh, Image.Resampling.BICUBIC))
+
+
+def encoded(rgb: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    """Pixels as the bytes of a picture file."""
+    stream = io.BytesIO()
+    Image.fromarray(rgb).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def turned(rgb: np.ndarray, orientation: int) -> bytes:
+    """A PNG file that stores `rgb` as it is and asks by EXIF to be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(rgb, exif=exif)
+
+
+def write(folder: Path, name: str, content: object) -> None:
+    """Write bytes, text, or anything else as JSON, below the folder."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def json_lines(rows: list[object]) -> str:
+    """Rows as JSON Lines; texts are taken for lines already."""
+    return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+
+
+def source(folder: Path, kind: str = "coco", **fields: Any) -> Source:
+    """A source at the folder, by default COCO with annotations.json."""
+    return Source("shelf", kind, str(folder), **({"annotations": "annotations.json"} | fields))
+
+
+def coco(images: list[Any], annotations: list[Any]) -> dict[str, Any]:
+    """A COCO file with the categories 1 cup and 2 plate."""
+    categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "plate"}]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def question(image_id: object = 1, annotation_ids: object = (1,), **fields: Any) -> dict[str, Any]:
+    """A good row of a questions file unless told otherwise."""
+    row = {"image_id": image_id, "question": "What is it?", "answer": "cup", "annotation_ids": annotation_ids}
+    return row | fields
