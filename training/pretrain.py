@@ -1,9 +1,9 @@
 """Build the embedded policy from nothing, on generated scenes: `python -m training.pretrain --out FOLDER`.
 
-First the picture tower learns what lies under each image token (exact boxes give that for free: words of names and
-colours, read off by the policy's own final norm and head), then the whole model learns captions and short questions.
-It answers without a thought: thinking is taught by the cold start. The finished policy is stored in
-`training/embedded/` with its lineage and the scores of the day.
+First the picture tower learns what lies under each image token (exact boxes give that for free: words of names
+and colours, read off by the policy's own final norm and head), then the whole model learns captions and short
+questions. It answers without a thought: thinking is taught by the cold start. A phase that is finished in the same
+folder is not run again. The result is kept in `training/embedded/` with its lineage and the scores of the day.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from ops.scene_questions import questions, vocabulary_sentences
 from storage.provenance import code_sha256, library_versions
 from training.architecture import build_policy, build_tokenizer
 from training.conversation import SYSTEM_PROMPT, completion_text, messages
-from training.policy import Policy, save_policy
+from training.policy import Policy, load_policy, save_policy
 from training.scene_batches import CAPTION_REQUEST, NOTHING, SceneBatch, draw_scenes, make_batch
 from training.scene_batches import caption as scene_caption
 
@@ -40,16 +40,16 @@ class PretrainSettings:
     """All that decides the embedded policy. Steps are optimiser steps over `batch_size` pictures."""
 
     seed: int = 1
-    label_steps: int = 400
-    joint_steps: int = 1500
-    batch_size: int = 32
+    label_steps: int = 500
+    joint_steps: int = 1800
+    batch_size: int = 16
     label_learning_rate: float = 2e-3
-    joint_learning_rate: float = 1.5e-3
+    joint_learning_rate: float = 1.2e-3
     warmup_steps: int = 60
     weight_decay: float = 0.05
     label_weight: float = 0.3
     harder_rate: float = 0.08
-    fresh_scenes_per_batch: int = 10
+    fresh_scenes_per_batch: int = 8
     system_prompts: tuple[str, ...] = ("", SYSTEM_PROMPT, "Think, then answer.")
     extra_words: str = (
         "circle square rectangle triangle shape black gray teal yes no Is there does the image contain a not "
@@ -192,9 +192,10 @@ def _run_phase(policy: Policy, settings: PretrainSettings, phase: str, log: Any,
             log.write(json.dumps({"phase": phase, "step": step + 1, "total_steps": n_steps} | means) + "\n")
             log.flush()
             sums.clear()
-        if (step + 1) % 300 == 0:
-            save_policy(policy, out / f"checkpoint-{phase}-{step + 1}")
+        if (step + 1) % 300 == 0 and step + 1 < n_steps:
+            save_policy(policy, out / f"{phase}-{step + 1}")
     policy.model.eval()
+    save_policy(policy, out / f"{phase}-done")
 
 
 @torch.no_grad()
@@ -252,9 +253,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     policy, started = new_policy(settings), time.monotonic()
-    with (chosen.out / "pretrain.jsonl").open("w", encoding="utf-8") as log:
+    with (chosen.out / "pretrain.jsonl").open("a", encoding="utf-8") as log:
         for phase in ("labels", "joint"):
-            _run_phase(policy, settings, phase, log, chosen.out)
+            done = chosen.out / f"{phase}-done"
+            if (done / "model.safetensors").is_file():
+                policy = replace(policy, model=load_policy(str(done), device="cpu").model)
+            else:
+                _run_phase(policy, settings, phase, log, chosen.out)
     folder = chosen.out / "policy"
     save_policy(Policy(policy.model.half(), policy.processor), folder)
     scores = held_out_scores(

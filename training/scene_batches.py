@@ -45,11 +45,12 @@ def draw_scenes(seed: int, n_scenes: int) -> Iterator[Scene]:
         yield compose(draw_plan(rng), grain_seed=int(rng.integers(2**31)))
 
 
-def choose_turns(scene: Scene, rng: Generator, n_turns: int, harder_rate: float) -> list[tuple[str, str]]:
+def choose_turns(scene: Scene, rng: Generator, harder_rate: float) -> list[tuple[str, str]]:
     """Turns (request, answer) about one scene: sometimes a caption first, then questions answered without a thought."""
-    turns = [(CAPTION_REQUEST, caption(scene))] if rng.random() < 0.6 else []
+    captioned = rng.random() < 0.4
+    turns = [(CAPTION_REQUEST, caption(scene))] if captioned else []
     asked = [q for q in questions(scene) if q.kind in SIMPLE_KINDS or rng.random() < harder_rate]
-    return turns + [(q.question, q.answer) for q in _some(asked, rng, n_turns)]
+    return turns + [(q.question, q.answer) for q in _some(asked, rng, 2 if captioned else 5)]
 
 
 def _some(asked: list[SceneQuestion], rng: Generator, n_wanted: int) -> list[SceneQuestion]:
@@ -113,7 +114,7 @@ def make_batch(
     grids = [(int(h) // merge, int(w) // merge) for _, h, w in pictures["image_grid_thw"]]
     rows = [
         conversation_ids(
-            policy, str(rng.choice(list(system_prompts))), gh * gw, choose_turns(scene, rng, 4, harder_rate)
+            policy, str(rng.choice(list(system_prompts))), gh * gw, choose_turns(scene, rng, harder_rate)
         )
         for scene, (gh, gw) in zip(scenes, grids, strict=True)
     ]

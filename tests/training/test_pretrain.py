@@ -1,0 +1,84 @@
+"""Building the embedded policy: the batches that it learns from, and that it learns."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ops.scene_pictures import Placed, Scene
+from tests.tiny_models import tiny_policy
+from training import pretrain
+from training.conversation import messages
+from training.scene_batches import IGNORED, conversation_ids, draw_scenes, make_batch, word_id, word_targets
+
+
+def test_a_conversation_has_the_very_tokens_of_the_chat_template() -> None:
+    policy = tiny_policy()
+    picture = Image.new("RGB", (112, 84))
+    text = policy.processor.apply_chat_template(
+        messages("Where?", "Look."), add_generation_prompt=True, tokenize=False
+    )
+    wanted = policy.processor(images=[picture], text=[text])["input_ids"][0]
+    ids, labels = conversation_ids(
+        policy, "Look.", wanted.count(policy.processor.image_token_id), [("Where?", "top")]
+    )
+    assert ids[: len(wanted)] == list(wanted)
+    learned = [i for i, label in zip(ids, labels, strict=True) if label != IGNORED]
+    assert policy.tokenizer.decode(learned) == "top<|im_end|>"
+
+
+def test_word_targets_are_shares_of_area() -> None:
+    """An 8 x 4 px picture on a grid of 1 x 2 cells (4 x 4 px each); a red car over x 2..6, y 0..4.
+
+    It covers half of each cell: a quarter goes to ` car`, a quarter to ` red`, half to ` nothing`. A box to y 2 only
+    halves that.
+    """
+    policy = tiny_policy()
+    words = [word_id(policy, w) for w in (" car", " red")]
+    scene = Scene(
+        np.zeros((4, 8, 3), np.uint8), (Placed("car", "red", "top left", (0, 0), (2, 0, 6, 2)),), (2, 3)
+    )
+    targets = word_targets(scene, (1, 2), policy)
+    assert targets.shape == (2, len(policy.tokenizer))
+    np.testing.assert_allclose(targets[:, words], 0.125)
+    np.testing.assert_allclose(targets[:, word_id(policy, " nothing")], 0.75)
+
+
+def test_a_batch_labels_only_answers_and_hides_padding() -> None:
+    settings = pretrain.PretrainSettings()
+    policy = pretrain.new_policy(replace(settings, hidden_size=48, intermediate_size=64, num_hidden_layers=1))
+    scenes = list(draw_scenes(3, 3))
+    batch = make_batch(policy, scenes, np.random.default_rng(0), [""], harder_rate=0.0)
+    labels, mask = batch.inputs["labels"], batch.inputs["attention_mask"]
+    assert (labels[mask == 0] == IGNORED).all()
+    assert ((labels != IGNORED).sum(dim=1) > 0).all()
+    n_image_tokens = int((batch.inputs["input_ids"] == policy.processor.image_token_id).sum())
+    assert batch.word_targets.shape[0] == n_image_tokens
+    torch.testing.assert_close(batch.word_targets.sum(1), torch.ones(n_image_tokens))
+
+
+@pytest.mark.slow
+def test_a_short_build_learns_and_writes_its_lineage(tmp_path: Path) -> None:
+    """Sixty steps on labels alone must at least halve the first loss; a finished phase is not run again."""
+    arguments = [
+        "--out",
+        str(tmp_path),
+        "--label-steps",
+        "60",
+        "--joint-steps",
+        "2",
+        "--held-out-scenes",
+        "2",
+    ]
+    pretrain.main(arguments)
+    log = [json.loads(line) for line in (tmp_path / "pretrain.jsonl").read_text().splitlines()]
+    labels = [row["words"] for row in log if row["phase"] == "labels"]
+    assert labels[-1] < 0.5 * np.log(631)  # a uniform guess over the tokenizer's words
+    lineage = json.loads((tmp_path / "policy" / "lineage.json").read_text())
+    assert set(lineage["held_out"]) <= {"what", "where", "colour", "count", "relation"}
+    pretrain.main(arguments)
+    assert len((tmp_path / "pretrain.jsonl").read_text().splitlines()) == len(log)
