@@ -53,7 +53,7 @@ def spans(
         return Spans(range(0), range(end), end) if text.strip() else "empty_answer"
     opened, closed = text.find(OPENING) + len(OPENING), text.find(CLOSING)
     well_formed = text.lstrip().startswith(OPENING) and text.count(OPENING) == 1 and text.count(CLOSING) == 1
-    if not well_formed or closed < opened:
+    if not well_formed:
         return "format_invalid"
     thought, answer = text[opened:closed], text[closed + len(CLOSING) :]
     if not thought.strip():
