@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ops.comparison import COLD_START, METRIC, Row, gather, paired
+from ops.comparison import COLD_START, METRIC, Row, gather, named, paired
 from ops.statistics import DRAWS, Estimate, mean_by_cluster
 
 RULE = (
@@ -170,29 +170,30 @@ def _why(
     options: Mapping[str, int],
 ) -> str:
     if runner_up is None:
-        return (
-            f"{champion} is left: every other candidate answers clearly fewer questions than the cold start."
-        )
+        return f"All others answer clearly fewer questions than the cold start; {named(champion)} is left."
+    first, second = named(champion), named(runner_up)
     overall = paired(rows[champion].values(), rows[runner_up], METRIC["accuracy"], **options)
-    ahead = f"{_signed(overall)} against {runner_up} on {overall.n if overall else 0} questions"
     decided_by = steps[-1]["step"]
     if decided_by == "accuracy":
-        return f"{champion} answers clearly more questions: {ahead}."
+        return f"More questions are answered by {first} than by {second}: {_signed(overall)}."
     if decided_by == "conflict":
         under = paired(conflict[champion].values(), conflict[runner_up], METRIC["accuracy"], **options)
         return (
-            f"Accuracy does not tell them apart ({ahead}); where picture and expectation disagree, "
-            f"{champion} is clearly ahead: {_signed(under)} on {under.n if under else 0} questions."
+            f"Accuracy does not tell {first} from {second}: {_signed(overall)}. Where picture and "
+            f"expectation disagree, {first} is clearly ahead: {_signed(under)}."
         )
     return (
-        f"Neither accuracy ({ahead}) nor, where marked, accuracy under conflict tells them apart, so the "
-        f"simpler wins: {champion} was trained with {rewards_of[champion]} rewards, {runner_up} with "
-        f"{rewards_of[runner_up]}."
+        f"Accuracy does not tell {first} from {second}: {_signed(overall)}. Nor does accuracy where picture "
+        f"and expectation disagree, if such questions are marked. So the simpler wins: "
+        f"{rewards_of[champion]} rewards in training against {rewards_of[runner_up]}."
     )
 
 
 def _signed(estimate: Estimate | None) -> str:
     if estimate is None or estimate.ci_low is None or estimate.ci_high is None:
         return "no paired difference"
-    points = [f"{100 * v:+.1f}" for v in (estimate.value, estimate.ci_low, estimate.ci_high)]
-    return f"{points[0]} points (95 % CI {points[1]} to {points[2]})"
+    value, low, high = (
+        f"{100 * v:+.1f}".replace("-", "\N{MINUS SIGN}")
+        for v in (estimate.value, estimate.ci_low, estimate.ci_high)
+    )
+    return f"{value} points (95\N{NO-BREAK SPACE}% CI {low} to {high}, n\N{NO-BREAK SPACE}{estimate.n:,})"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 WIDTH = 420
+_MAX_LABEL = 25
 Place = Callable[[float], float]
 _SHAPES = ("circle", "square", "diamond", "triangle")
 
@@ -69,13 +70,12 @@ def interval_rows(
     ticks: Sequence[float],
     tick_text: Sequence[str],
     zero_line: bool = False,
-    label_width: int = 96,
 ) -> Markup:
     """One row per estimate: label, interval as a line, value as a mark, a short note at the right.
 
     A chance value is drawn as a short upright stroke. Values beyond the domain are cut at its edge.
     """
-    left, right, top, step = label_width, WIDTH - 62, 12, 27
+    left, right, top, step = _label_room([dot.label for dot in dots]), WIDTH - 62, 12, 27
     height = top + step * len(dots) + 24
     bottom = top + step * len(dots)
     x = _scale(domain, left, right)
@@ -84,7 +84,7 @@ def interval_rows(
         parts.append(_line("zero", x(0.0), top - 4, x(0.0), bottom))
     for i, dot in enumerate(dots):
         y = top + step * (i + 0.5)
-        parts.append(_text("label", left - 12, y + 4, dot.label, "end"))
+        parts.append(_text("label", left - 12, y + 4, _cut(dot.label), "end"))
         if dot.chance is not None:
             parts.append(_line("chance", x(dot.chance), y - 9, x(dot.chance), y + 9))
         if dot.low is not None and dot.high is not None:
@@ -118,7 +118,7 @@ def paired_dots(
     tick_text: Sequence[str],
 ) -> Markup:
     """Two estimates per row joined by a line: filled mark for the first, hollow for the second, on 0 to 1."""
-    left, right, top, step = 96, WIDTH - 62, 30, 46
+    left, right, top, step = _label_room([first.label for first, _ in pairs]), WIDTH - 62, 30, 46
     height = top + step * len(pairs) + 24
     bottom = top + step * len(pairs)
     x = _scale((0.0, 1.0), left, right)
@@ -132,7 +132,7 @@ def paired_dots(
     for i, (first, second) in enumerate(pairs):
         y = top + step * (i + 0.5)
         css = f"p{first.style % 8}"
-        parts.append(_text("label", left - 12, y + 4, first.label, "end"))
+        parts.append(_text("label", left - 12, y + 4, _cut(first.label), "end"))
         parts.append(_line(f"joint {css}", x(first.value), y, x(second.value), y))
         for dot, offset in ((first, -9), (second, 9)):
             if dot.low is not None and dot.high is not None:
@@ -212,6 +212,15 @@ def nice_ticks(low: float, high: float, wanted: int) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)] or [low]
+
+
+def _label_room(labels: Sequence[str]) -> float:
+    """Width kept for the labels at the left: about 7.4 px a letter, and never more than half the chart."""
+    return min(16 + 7.4 * max(len(_cut(label)) for label in labels), 0.48 * WIDTH)
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= _MAX_LABEL else label[: _MAX_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _scale(domain: tuple[float, float], start: float, end: float) -> Place:

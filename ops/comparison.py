@@ -147,6 +147,11 @@ def policy_order(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (first.get(name, 3), name))
 
 
+def named(policy: str) -> str:
+    """A policy in a sentence: its name alone may read like a word, as in "accuracy"."""
+    return {BASE: "the base policy", COLD_START: "the cold start"}.get(policy, f"recipe {policy}")
+
+
 def references_of(policy: str, policies: Sequence[str]) -> list[str]:
     """Whom a policy is held against: cold start against base, recipes against cold start and `accuracy`."""
     wanted = {BASE: [], COLD_START: [BASE], ACCURACY: [COLD_START]}.get(policy, [COLD_START, ACCURACY])

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ops.comparison import ACCURACY, COLD_START
+from ops.comparison import ACCURACY, COLD_START, named
 from ops.gallery import focus_of
 
 Row = Mapping[str, Any]
@@ -60,7 +60,7 @@ def finding(evaluations: Evaluations) -> Finding:
     first = {
         "up": f"Training with {subject} raised accuracy from {_pc(theirs)} to {_pc(mine)}",
         "down": f"Training with {subject} lowered accuracy from {_pc(theirs)} to {_pc(mine)}",
-        "same": f"Training with {subject} left accuracy about where it was, {_pc(mine)} after {_pc(theirs)}",
+        "same": f"Training with {subject} did not clearly change accuracy ({_pc(mine)} after {_pc(theirs)})",
         "none": f"Training with {subject} ended at an accuracy of {_pc(mine)} after {_pc(theirs)}",
     }[verdict(accuracy)]
     rival_words = "training on accuracy alone" if rival == ACCURACY else "the cold start"
@@ -115,10 +115,10 @@ def _support(what: str, policy: str, versus: str, row: Row | None, *, points: bo
     if row["ci_low"] is None:
         interval = "one picture only, so no interval"
     else:
-        interval = f"95 % CI {show(row['ci_low'])} to {show(row['ci_high'])}"
+        interval = f"95\N{NO-BREAK SPACE}% CI {show(row['ci_low'])} to {show(row['ci_high'])}"
     doubt = ", which may be chance" if verdict(row) in ("same", "none") else ""
     return (
-        f"{what}, {policy} against {versus} on the same {row['n']:,} questions: "
+        f"{what}, {named(policy)} against {named(versus)} on the same {row['n']:,} questions: "
         f"{show(row['value'])}{unit} ({interval}){doubt}."
     )
 

@@ -18,6 +18,7 @@ from PIL import Image
 from ops import overlays
 from ops.comparison import COLD_START, policy_order
 from ops.pictures import MAX_PIXELS, PictureProblem, open_upright
+from storage.archive import unpack
 
 Row = dict[str, Any]
 PER_GROUP = 2
@@ -191,7 +192,7 @@ def _figure(
     grids = {}
     for row in said:
         if row["map_id"] is not None and row["map_id"] in map_of:
-            grids[row["policy"]] = overlays.times_even(_values(map_of[row["map_id"]]))
+            grids[row["policy"]] = overlays.times_even(_unpacked(map_of[row["map_id"]]))
     top = max((float(grid.max()) for grid in grids.values()), default=0.0)
     answers = tuple(_answered(row, grids.get(row["policy"]), top) for row in said)
     data = pictures.get(example["image_sha256"])
@@ -224,9 +225,8 @@ def _answered(row: Row, grid: np.ndarray | None, top: float) -> Answered:
     )
 
 
-def _values(row: Row) -> np.ndarray:
-    """float16 row-major bytes of the archive -> float32 [grid_h, grid_w]."""
-    return np.frombuffer(row["values"], dtype="<f2").reshape(row["grid_h"], row["grid_w"]).astype(np.float32)
+def _unpacked(row: Row) -> np.ndarray:
+    return unpack(row["values"], row["grid_h"], row["grid_w"])
 
 
 def _picture_uri(data: bytes) -> str | None:

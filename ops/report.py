@@ -29,6 +29,16 @@ _PERCENT = ("accuracy", "format_valid", "map_scorable", "pointing", "accuracy_ga
 _DOMAIN = {"lift": (-0.2, 1.0)}
 _UNIT_TICKS = ((0.0, 0.25, 0.5, 0.75, 1.0), ("0", "25 %", "50 %", "75 %", "100 %"))
 _SMOOTH = 9
+# column of training_steps, title, note, whether it lies in 0 to 1
+CURVES = (
+    ("accuracy_mean", "Accuracy reward", "mean of the step", True),
+    ("saliency_mean", "Saliency reward", "mean over scorable completions", True),
+    ("format_mean", "Format reward", "mean of the step", True),
+    ("n_unscorable", "Unscorable completions", "per step, no saliency reward", False),
+    ("frac_zero_std", "Groups that teach nothing", "share with all rewards equal", True),
+    ("loss", "Loss", "", False),
+    ("token_accuracy", "Token accuracy", "share of target tokens ranked first", True),
+)
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -90,7 +100,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         "differences": _differences(evaluations, style),
         "kinds": _kinds(evaluations, style),
         "conflict": _conflict(evaluations, style),
-        "training": _training(inputs.training_steps),
+        "training": _training(inputs.training_steps, style),
         "smooth": _SMOOTH,
         "gallery": _gallery(inputs),
         "gallery_rule": gallery.RULE,
@@ -151,13 +161,13 @@ def _results(evaluations: Evaluations, style: Mapping[str, int]) -> list[dict[st
             ("accuracy", "under control", "the same kind of questions without the disagreement", CONTROL),
         ]
     maps = [(m.name, m.label, m.definition, "all") for m in METRICS if m.reads_map]
-    groups = (
+    groups: tuple[tuple[str, list[tuple[str, str, str, str]]], ...] = (
         ("Answers: measures that do not read the map", plain),
         ("Maps against the evidence boxes: a map can be trained to flatter", maps),
     )
     out = []
     for title, wanted in groups:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for metric, label, definition, subset in wanted:
             cells = [
                 _cell(evaluations.get(name, metric, subset), metric, name, i) for name, i in style.items()
@@ -212,7 +222,7 @@ def _forest(
         abs(v) for dot in dots for v in (dot.value, dot.low, dot.high) if v is not None
     )  # symmetric, so that the zero line stands in the middle
     reach = max(reach * 1.08, 0.02)
-    ticks = charts.nice_ticks(-reach, reach, 4)
+    ticks = charts.nice_ticks(-reach, reach, 6)
     chart = charts.interval_rows(
         f"{title}: difference with 95 % interval",
         [Dot(d.label, d.style, d.value, d.low, d.high, d.note) for d in dots],
@@ -220,7 +230,6 @@ def _forest(
         ticks=ticks,
         tick_text=[f"{t * scale:+.3g}".replace("-", _MINUS) if t else "0" for t in ticks],
         zero_line=True,
-        label_width=168,
     )
     rows = [
         {
@@ -273,7 +282,7 @@ def _conflict(evaluations: Evaluations, style: Mapping[str, int]) -> dict[str, A
         gap = evaluations.get(policy, "accuracy_gap", "prior_conflict")
         if control is None or conflict is None:
             continue
-        note = "" if gap is None else f"{_MINUS if gap['value'] > 0 else '+'}{100 * abs(gap['value']):.1f}"
+        note = "" if gap is None else signed(-gap["value"])
         pairs.append((_dot(control, policy, i, note), _dot(conflict, policy, i, "")))
         rows.append({"policy": policy, "control": control, "conflict": conflict, "gap": gap})
     if not pairs:
@@ -288,51 +297,45 @@ def _conflict(evaluations: Evaluations, style: Mapping[str, int]) -> dict[str, A
     return {"chart": chart, "rows": rows}
 
 
-def _training(steps: pa.Table) -> list[dict[str, Any]]:
-    """Curves of every trained policy: what was logged, and nothing where nothing was."""
-    by_policy: dict[str, list[Row]] = {}
+def _training(steps: pa.Table, style: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Curves by stage, all policies of a stage in one panel; only what was logged is drawn."""
+    runs: dict[str, dict[str, list[Row]]] = {}
     for row in steps.to_pylist():
-        by_policy.setdefault(row["policy_id"].rsplit("@", 1)[0], []).append(row)
+        runs.setdefault(row["stage"], {}).setdefault(row["policy_id"].rsplit("@", 1)[0], []).append(row)
     out = []
-    for policy in policy_order(by_policy):
-        rows = sorted(by_policy[policy], key=lambda row: row["step"])
-        panels = (
-            ("Loss", False, [("loss", "loss", 1)]),
-            ("Token accuracy", True, [("token accuracy", "token_accuracy", 3)]),
-            (
-                "Reward components, mean",
-                True,
-                [
-                    ("format", "format_mean", 0),
-                    ("accuracy", "accuracy_mean", 2),
-                    ("saliency", "saliency_mean", 3),
-                ],
-            ),
-            ("Groups that teach nothing", True, [("all rewards equal", "frac_zero_std", 1)]),
-            ("Completions without a saliency reward", False, [("unscorable per step", "n_unscorable", 4)]),
-        )
-        drawn = [
-            panel for title, unit, series in panels if (panel := _panel(policy, title, unit, series, rows))
+    for stage, title in (("sft", "Cold start"), ("grpo", "Reinforcement learning (GRPO)")):
+        by_policy = {
+            name: sorted(runs[stage][name], key=lambda row: row["step"])
+            for name in policy_order(runs.get(stage, {}))
+        }
+        drawn = [panel for wanted in CURVES if (panel := _panel(wanted, by_policy, style))]
+        told = [
+            {
+                "policy": name,
+                "style": style.get(name, 0) % 8,
+                "n": len(rows),
+                "seconds": sum(row["seconds"] or 0.0 for row in rows),
+            }
+            for name, rows in by_policy.items()
         ]
-        seconds = sum(row["seconds"] or 0.0 for row in rows)
-        out.append(
-            {"policy": policy, "stage": rows[0]["stage"], "n": len(rows), "seconds": seconds, "panels": drawn}
-        )
+        if by_policy:
+            out.append({"title": title, "runs": told, "panels": drawn})
     return out
 
 
 def _panel(
-    policy: str, title: str, unit_range: bool, series: Sequence[tuple[str, str, int]], rows: Sequence[Row]
+    wanted: tuple[str, str, str, bool], by_policy: Mapping[str, Sequence[Row]], style: Mapping[str, int]
 ) -> dict[str, Any] | None:
+    column, title, note, unit_range = wanted
     drawn = []
-    for label, column, style in series:
+    for name, rows in by_policy.items():
         values = [_finite(row[column]) for row in rows]
         if any(v is not None for v in values):
-            drawn.append(Line(label, style, [row["step"] for row in rows], values))
+            drawn.append(Line(name, style.get(name, 0), [row["step"] for row in rows], values))
     if not drawn:
         return None
-    chart = charts.lines(f"{policy}: {title}", drawn, unit_range=unit_range, smooth=_SMOOTH)
-    return {"title": title, "chart": chart, "series": [(line.label, line.style) for line in drawn]}
+    chart = charts.lines(title, drawn, unit_range=unit_range, smooth=_SMOOTH)
+    return {"title": title, "note": note, "chart": chart}
 
 
 def _finite(value: float | None) -> float | None:

@@ -16,6 +16,7 @@ import numpy as np
 
 LEVEL = 0.95
 DRAWS = 2000
+_CELLS = 2_000_000
 Kind = Literal["rate", "difference", "free"]
 
 
@@ -152,26 +153,26 @@ def _per_cluster(
     return sums, np.bincount(places, minlength=len(index)).astype(np.float64)
 
 
-@lru_cache(maxsize=16)
-def _times_drawn(n_clusters: int, seed: int, draws: int) -> np.ndarray:
+@lru_cache(maxsize=8)
+def _times_drawn(n_clusters: int, seed: int, start: int, draws: int) -> np.ndarray:
     """How often each cluster is drawn, float32 [draws, n_clusters]; kept, because many metrics share it."""
-    rng = np.random.default_rng([seed, n_clusters])
-    return np.stack([_one_draw(rng, n_clusters) for _ in range(draws)]).astype(np.float32)
-
-
-def _one_draw(rng: np.random.Generator, n_clusters: int) -> np.ndarray:
-    return np.bincount(rng.integers(0, n_clusters, n_clusters), minlength=n_clusters)
+    drawn = np.random.default_rng([seed, n_clusters, start]).integers(0, n_clusters, (draws, n_clusters))
+    drawn += np.arange(draws)[:, None] * n_clusters
+    counts = np.bincount(drawn.ravel(), minlength=draws * n_clusters)
+    return counts.reshape(draws, n_clusters).astype(np.float32)
 
 
 def _resampled(sums: np.ndarray, counts: np.ndarray, seed: int, draws: int) -> np.ndarray:
-    """Bootstrap means [draws]; NaN where a draw holds no row."""
+    """Bootstrap means [draws]; NaN where a draw holds no row. At most _CELLS numbers are drawn at once."""
     n_clusters = len(counts)
     both = np.stack([sums, counts], axis=1)
-    if n_clusters * draws <= 4_000_000:
-        totals = _times_drawn(n_clusters, seed, draws) @ both
-    else:  # too large to keep: the same draws, one at a time
-        rng = np.random.default_rng([seed, n_clusters])
-        totals = np.stack([_one_draw(rng, n_clusters) @ both for _ in range(draws)])
+    at_once = max(1, _CELLS // n_clusters)
+    totals = np.concatenate(
+        [
+            _times_drawn(n_clusters, seed, start, min(at_once, draws - start)) @ both
+            for start in range(0, draws, at_once)
+        ]
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         return totals[:, 0] / totals[:, 1]
 

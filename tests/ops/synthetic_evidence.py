@@ -1,7 +1,8 @@
 """Made-up evidence with the shape of a real run, drawn by code from a seed: no policy was ever asked.
 
 Coloured figures on non-square pictures, four policies whose right answers are tosses of stated coins, and
-maps that are bumps on or beside the evidence. For tests of what reads the tables, and for looking at the page.
+maps that are bumps on or beside the evidence. For tests of what reads the tables, and for
+looking at the page.
 """
 
 import hashlib
@@ -62,10 +63,15 @@ def make(
         condition = (None, "conflict", "control")[int(rng.integers(0, 3))]
         questions = [
             ("colour", "What colour is the disc?", colour, condition),
-            ("count", "How many figures are there?", "2", None),
+            (
+                "where",
+                "Where is the block?",
+                "top right" if things[1][1] < size_wh[1] / 2 - 20 else "bottom right",
+                None,
+            ),
         ]
         for k, (kind, question, answer, side) in enumerate(questions):
-            example = _example(sha, index, k, kind, question, answer, side, things[: k + 1], size_wh)
+            example = _example(sha, index, k, kind, question, answer, side, things[k : k + 1], size_wh)
             rows["examples"].append(example)
             rows["splits"].append(
                 {
@@ -75,18 +81,18 @@ def make(
                     "split_rule": "content_hash",
                 }
             )
-            for b, box in enumerate(things[: k + 1]):
+            for b, box in enumerate(things[k : k + 1]):
                 rows["boxes"].append(
                     {
                         "example_id": example["example_id"],
                         "box_index": b,
                         **dict(zip(("x1_px", "y1_px", "x2_px", "y2_px"), box, strict=True)),
-                        "label": ("disc", "block")[b],
+                        "label": ("disc", "block")[k],
                     }
                 )
             if split == "test":
                 for policy, coin in (coins or COINS).items():
-                    _answer(rng, rows, policy, coin, example, things[: k + 1], size_wh)
+                    _answer(rng, rows, policy, coin, example, things[k : k + 1], size_wh)
     rows["quarantine"] = _refused()
     rows["training_steps"] = _steps(rng)
     tables = {name: pa.Table.from_pylist(rows[name], schema=TABLES[name]) for name in TABLES}
@@ -163,7 +169,7 @@ def _example(
         "question": question,
         "answer": answer,
         "accepted_answers": [answer],
-        "answer_type": "word" if kind == "colour" else "number",
+        "answer_type": "word",
         "question_kind": kind,
         "slice": "prior_conflict" if condition else None,
         "condition": condition,
@@ -184,8 +190,10 @@ def _answer(
 ) -> None:
     correct = bool(rng.random() < coin[1 if example["condition"] == "conflict" else 0])
     reason = None if policy != "base" and rng.random() > 0.04 else "no_thought"
-    answer = example["answer"] if correct else ("grey" if example["question_kind"] == "colour" else "3")
-    thought = None if reason else f"I look at the disc on the left, and it seems {answer}."
+    answer = (
+        example["answer"] if correct else ("grey" if example["question_kind"] == "colour" else "top left")
+    )
+    thought = None if reason else f"I look at the disc on the left, and {answer} is what I see."
     completion = answer if reason else f"<think>\n{thought}\n</think>\n{answer}"
     sha = hashlib.sha256(completion.encode()).hexdigest()
     policy_id = f"{policy}@0123456789ab"

@@ -1,0 +1,289 @@
+"""The stage `evaluate`: what one policy answers on held-out examples, and where it looked while it did.
+
+    python -m training.evaluate CONFIG.json
+
+Greedy answers in batches, each judged by the scorer of its answer type; one saliency map per scorable answer,
+held against the evidence boxes. Writes the tables predictions and saliency_maps. Comparing policies is
+ops/comparison.py; the maps come from training/saliency.py, their measures from training/overlap.py.
+
+A finished batch lies in work_dir/parts as two Parquet files, so a killed run goes on with the next batch.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ops.statistics import mean_by_cluster
+from storage.archive import map_id, pack
+from storage.objects import sha256_bytes
+from storage.rows import Row, rows_from_paths
+from storage.tables import TableError, encode_table, from_rows, read_table
+from training.arguments import load_for
+from training.config import EvaluateSettings, StageConfig
+from training.conversation import SYSTEM_PROMPT, messages, parse
+from training.dataset import picture
+from training.overlap import Overlap, score
+from training.policy import Policy
+from training.progress import METRICS, JsonLines
+from training.rewards import score_answer
+from training.saliency import METHODS, SaliencyMap, explain_batch
+from training.spans import spans
+from training.stage import run_stage, write_atomically, write_result
+
+TABLES = ("predictions", "saliency_maps")
+PARTS = "parts"
+_OVERLAP_COLUMNS = (
+    *("mass", "chance", "lift", "pointing_hit", "pointing_chance", "auroc", "ap", "iou_area", "entropy"),
+)
+_MAP_COLUMNS = ("mass", "chance", "lift", "pointing_hit", "iou_area", "auroc")
+
+
+def run(config: StageConfig) -> None:
+    """Answer every row of the split, then write both tables and, last, the result."""
+    settings: EvaluateSettings = config.settings
+    rows = rows_from_paths(config.tables, settings.split)
+    rows = rows[: settings.max_rows] if settings.max_rows else rows
+    batches = in_batches(rows, settings.batch_size)
+    parts = [config.work_path / PARTS / f"{index:06d}" for index in range(len(batches))]
+    parts[0].parent.mkdir(exist_ok=True)
+    n_done = next((i for i, part in enumerate(parts) if not _is_whole(part)), len(parts))
+    policy = load_for(config)
+    lines = JsonLines(config.work_path / METRICS, n_done)
+    seen = [_read_part(part)[0] for part in parts[:n_done]]
+    with tqdm(total=len(rows), initial=sum(t.num_rows for t in seen), desc="evaluate", unit="answer") as bar:
+        for index in range(n_done, len(batches)):
+            _write_part(parts[index], evaluate_batch(policy, batches[index], config))
+            seen.append(_read_part(parts[index])[0])
+            told = {"step": index + 1, "total_steps": len(batches), **running(seen)}
+            lines.append([told])
+            bar.update(len(batches[index]))
+            bar.set_postfix({k: f"{told[k]:.3f}" for k in ("accuracy", "lift") if k in told})
+    together = [pa.concat_tables(each) for each in zip(*map(_read_part, parts), strict=True)]
+    for name, table in zip(TABLES, together, strict=True):
+        ordered = table.sort_by("example_id")
+        write_atomically(config.work_path / f"{name}.parquet", encode_table(name, ordered))
+    outputs = {name: f"{name}.parquet" for name in TABLES}
+    write_result(config, outputs, summary_of(together[0], config), policy.device.type)
+
+
+def in_batches(rows: Sequence[Row], batch_size: int) -> list[list[Row]]:
+    """Rows of like size together, so that little is padded; the same rows give the same batches."""
+    ordered = sorted(rows, key=lambda r: (r.width_px * r.height_px, len(r.question), r.example_id))
+    return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
+
+
+def evaluate_batch(policy: Policy, rows: Sequence[Row], config: StageConfig) -> tuple[pa.Table, pa.Table]:
+    """Predictions and saliency maps of one batch, as tables of storage.schema."""
+    settings: EvaluateSettings = config.settings
+    pictures = [picture(row) for row in rows]
+    system_prompt = settings.system_prompt or SYSTEM_PROMPT
+    said = answer_ids(policy, pictures, rows, system_prompt, settings.max_completion_length)
+    maps = explained(policy, pictures, rows, said, system_prompt, settings)
+    predictions, archived = [], []
+    for row, ids, found in zip(rows, said, maps, strict=True):
+        prediction = _prediction(policy, row, ids, config)
+        prediction |= _measured(
+            found, row, prediction["format_valid"], config, prediction["completion_sha256"]
+        )
+        predictions.append(prediction)
+        if prediction["map_id"] is not None and found.values is not None:
+            archived.append(_archived(found, found.values, row, prediction))
+    return from_rows("predictions", predictions), from_rows("saliency_maps", archived)
+
+
+def answer_ids(
+    policy: Policy, pictures: Sequence[Image.Image], rows: Sequence[Row], system_prompt: str, limit: int
+) -> list[list[int]]:
+    """Token ids that the policy says greedily, at most `limit` each, with the end token where it came."""
+    asked = [
+        policy.processor.apply_chat_template(
+            messages(row.question, system_prompt), tokenize=False, add_generation_prompt=True
+        )
+        for row in rows
+    ]
+    inputs = policy.processor(
+        text=asked, images=list(pictures), padding=True, padding_side="left", return_tensors="pt"
+    ).to(policy.device)
+    end = int(policy.tokenizer.eos_token_id)
+    filler = policy.tokenizer.pad_token_id
+    with torch.no_grad():
+        out = policy.model.generate(
+            **inputs,
+            max_new_tokens=limit,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,  # a policy's own defaults for sampling must not shape greedy answers
+            top_p=None,
+            top_k=None,
+            repetition_penalty=1.0,
+            eos_token_id=end,
+            pad_token_id=end if filler is None else filler,
+        )
+    new = out[:, inputs["input_ids"].shape[1] :].tolist()
+    return [ids[: ids.index(end) + 1] if end in ids else ids for ids in new]
+
+
+def explained(
+    policy: Policy,
+    pictures: Sequence[Image.Image],
+    rows: Sequence[Row],
+    said: Sequence[Sequence[int]],
+    system_prompt: str,
+    settings: EvaluateSettings,
+) -> list[SaliencyMap]:
+    """One map per completion; what has no thought or answer to explain costs no pass."""
+    method = settings.saliency_method
+    picture_token = policy.family.image_token_id(policy.model)
+    needed = METHODS[method].thought_needed
+    reasons = [spans(policy.tokenizer, ids, picture_token, needed) for ids in said]
+    wanted = [i for i, reason in enumerate(reasons) if not isinstance(reason, str)]
+    found = explain_batch(
+        policy,
+        [(pictures[i], rows[i].question, said[i]) for i in wanted],
+        method=method,
+        rows=settings.saliency_rows,
+        system_prompt=system_prompt,
+        batch_size=settings.batch_size,
+    )
+    made = dict(zip(wanted, found, strict=True))
+    return [
+        made[i] if i in made else _without(str(reason), settings, pictures[i].size)
+        for i, reason in enumerate(reasons)
+    ]
+
+
+def running(predictions: Sequence[pa.Table]) -> dict[str, float]:
+    """Means over the answers so far; measures of the map over the scorable ones only."""
+    table = pa.concat_tables(predictions)
+    told = {"n": float(table.num_rows)}
+    named = {"accuracy": "correct", "format_valid": "format_valid", "mass": "mass", "chance": "chance"}
+    for name, column in {**named, "lift": "lift"}.items():
+        values = [float(v) for v in table[column].to_pylist() if v is not None]
+        if values:
+            told[name] = sum(values) / len(values)
+    told["unscorable_frac"] = 1 - table["unscorable_reason"].null_count / table.num_rows
+    return told
+
+
+def summary_of(predictions: pa.Table, config: StageConfig) -> dict[str, Any]:
+    """Means, the interval of accuracy by bootstrap over pictures, the unscorable answers by reason."""
+    settings: EvaluateSettings = config.settings
+    told: dict[str, Any] = running([predictions])
+    accuracy = mean_by_cluster(
+        [float(v) for v in predictions["correct"].to_pylist()],
+        predictions["image_sha256"].to_pylist(),
+        seed=config.seed,
+        kind="rate",
+        draws=settings.n_bootstrap,
+    )
+    if accuracy is not None:
+        told |= {"accuracy_ci_low": accuracy.ci_low, "accuracy_ci_high": accuracy.ci_high}
+    reasons = [r for r in predictions["unscorable_reason"].to_pylist() if r is not None]
+    told["unscorable_by_reason"] = json.dumps({r: reasons.count(r) for r in sorted(set(reasons))})
+    return told | {"n": predictions.num_rows}
+
+
+def _prediction(policy: Policy, row: Row, ids: Sequence[int], config: StageConfig) -> dict[str, Any]:
+    end = policy.tokenizer.eos_token_id
+    ended = bool(ids) and ids[-1] == end
+    text = str(policy.tokenizer.decode(list(ids), skip_special_tokens=True))
+    parsed = parse(text)
+    points = score_answer(parsed.answer, [row.answer, *row.accepted_answers], row.answer_type)
+    return {
+        "policy_id": config.policy_id,
+        "policy": config.policy_name,
+        "example_id": row.example_id,
+        "image_sha256": row.image_sha256,
+        "completion": text,
+        "completion_sha256": sha256_bytes(text.encode()),
+        "thought": parsed.thought,
+        "answer": parsed.answer,
+        "correct": points >= CORRECT_FROM[row.answer_type],
+        "accuracy_score": points,
+        "format_valid": parsed.format_valid,
+        "truncated": not ended,
+        "n_tokens": len(ids) - ended,
+    }
+
+
+# Scores are 0 or 1 except for free text, whose token F1 counts as right from one half on.
+CORRECT_FROM = {"word": 1.0, "yes_no": 1.0, "number": 1.0, "choice": 1.0, "text": 0.5}
+
+
+def _measured(
+    found: SaliencyMap, row: Row, format_valid: bool, config: StageConfig, completion_sha256: str
+) -> dict[str, Any]:
+    """Columns of the map: measures or a reason, and map_id where a map is archived.
+
+    A map that no box can be held against (no boxes, boxes over everything) is kept, with the reason.
+    """
+    overlap, kept = Overlap(reason=found.reason), False
+    if found.values is not None and not format_valid:
+        overlap = Overlap(reason="format_invalid")  # as in the reward: no map of a malformed completion
+    elif found.values is not None:
+        boxes = np.asarray(row.boxes, dtype=np.float64).reshape(-1, 4).tolist()
+        overlap, kept = score(found.values, boxes, (row.width_px, row.height_px)), True
+    measures = asdict(overlap)
+    settings: EvaluateSettings = config.settings
+    how = f"{settings.saliency_method}:{settings.saliency_rows}"
+    name = map_id(config.policy_id, row.example_id, completion_sha256, how, METHODS[found.method].targets)
+    return {column: measures[column] for column in _OVERLAP_COLUMNS} | {
+        "unscorable_reason": overlap.reason,
+        "map_id": name if kept else None,
+    }
+
+
+def _archived(found: SaliencyMap, values: np.ndarray, row: Row, prediction: dict[str, Any]) -> dict[str, Any]:
+    identity = ("map_id", "policy_id", "policy", "example_id", "image_sha256", "completion_sha256")
+    return {column: prediction[column] for column in (*identity, *_MAP_COLUMNS)} | {
+        "method": found.method,
+        "rows": found.rows,
+        "span": METHODS[found.method].targets,
+        "grid_h": values.shape[0],
+        "grid_w": values.shape[1],
+        "image_w_px": row.width_px,
+        "image_h_px": row.height_px,
+        "values": pack(values),
+    }
+
+
+def _without(reason: str, settings: EvaluateSettings, image_wh: tuple[int, int]) -> SaliencyMap:
+    return SaliencyMap(None, reason, None, image_wh, settings.saliency_method, settings.saliency_rows)
+
+
+def _paths(part: Path) -> list[Path]:
+    return [part.with_suffix(f".{name}.parquet") for name in TABLES]
+
+
+def _write_part(part: Path, tables: tuple[pa.Table, pa.Table]) -> None:
+    for path, name, table in zip(_paths(part), TABLES, tables, strict=True):
+        write_atomically(path, encode_table(name, table))
+
+
+def _read_part(part: Path) -> tuple[pa.Table, pa.Table]:
+    predictions, maps = (read_table(p, name=n) for p, n in zip(_paths(part), TABLES, strict=True))
+    return predictions, maps
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether the batch was finished: both files there and readable."""
+    if not all(path.is_file() for path in _paths(part)):
+        return False
+    try:
+        _read_part(part)
+    except TableError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage("evaluate", run, sys.argv[1:]))
