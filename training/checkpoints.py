@@ -75,7 +75,7 @@ def train_from(trainer: Trainer, checkpoint: Path | None) -> None:
         trainer.train()
         return
     state = TrainerState.load_from_json(str(checkpoint / _STATE))
-    if state.global_step < state.max_steps:
+    if state.global_step < (trainer.args.max_steps if trainer.args.max_steps > 0 else state.max_steps):
         trainer.train(resume_from_checkpoint=str(checkpoint))
     else:
         trainer._load_from_checkpoint(str(checkpoint))

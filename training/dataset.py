@@ -10,9 +10,9 @@ from typing import Any
 
 from datasets import Dataset
 from PIL import Image
-from storage.rows import Row
 
 from ops.pictures import PictureProblem, open_upright
+from storage.rows import Row
 from training.conversation import SYSTEM_PROMPT, completion_text, messages
 
 

@@ -38,7 +38,7 @@ def run(config: StageConfig) -> None:
     checkpoint = latest_checkpoint(config.work_path / CHECKPOINTS)
     progress = Progress(config.work_path, "grpo", steps_of(checkpoint))
     completions = JsonLines(config.work_path / COMPLETIONS, steps_of(checkpoint))
-    trainer = _trainer(config, policy, rows, progress, completions)
+    trainer = make_trainer(config, policy, rows, progress, completions)
     train_from(trainer, checkpoint)
     trained = replace(policy, model=trainer.accelerator.unwrap_model(trainer.model))
     save_policy(trained, fresh_folder(config.work_path / "policy"))
@@ -60,9 +60,10 @@ def _rows(config: StageConfig, settings: GrpoSettings) -> list[Row]:
     return rows
 
 
-def _trainer(
+def make_trainer(
     config: StageConfig, policy: Policy, rows: list[Row], progress: Progress, completions: JsonLines
 ) -> SaliencyGRPOTrainer:
+    """The trainer of this stage, ready to train; each round's completions are appended to `completions`."""
     settings: GrpoSettings = config.settings
     recipe = RECIPES[settings.recipe]
     arguments = GRPOConfig(

@@ -34,7 +34,9 @@ _NAMES = {
     for name in ("format", "accuracy", "saliency")
     for kind in ("mean", "std")
 }
-_NOT_METRICS = {"epoch", "step", "step_time", "num_tokens", "total_flos"}
+_NOT_METRICS = {"epoch", "step", "step_time", "num_tokens", "total_flos"} | {
+    f"eval_{name}" for name in ("runtime", "samples_per_second", "steps_per_second", "num_tokens")
+}
 _STEP_COLUMNS = (
     *("loss", "reward_mean", "reward_std", "format_mean", "format_std", "accuracy_mean", "accuracy_std"),
     *("saliency_mean", "saliency_std", "frac_zero_std", "n_unscorable", "completion_tokens_mean", "entropy"),
@@ -48,6 +50,7 @@ class JsonLines:
 
     def __init__(self, path: Path, keep_to_step: int) -> None:
         self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_json_lines(path) if row["step"] <= keep_to_step]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 

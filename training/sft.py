@@ -33,7 +33,7 @@ def run(config: StageConfig) -> None:
     policy = load_for(config)
     checkpoint = latest_checkpoint(config.work_path / CHECKPOINTS)
     progress = Progress(config.work_path, "sft", steps_of(checkpoint))
-    trainer = _trainer(config, policy, rows, progress)
+    trainer = make_trainer(config, policy, rows, progress)
     train_from(trainer, checkpoint)
     lines = progress.lines.rows()
     trained = replace(policy, model=trainer.accelerator.unwrap_model(trainer.model))
@@ -61,7 +61,10 @@ def _rows(config: StageConfig, split: str, limit: int) -> tuple[list[Row], int]:
     return (rows[:limit] if limit else rows), len(every) - len(rows)
 
 
-def _trainer(config: StageConfig, policy: Policy, rows: list[Row], progress: Progress) -> ResumableSFTTrainer:
+def make_trainer(
+    config: StageConfig, policy: Policy, rows: list[Row], progress: Progress
+) -> ResumableSFTTrainer:
+    """The trainer of this stage, ready to train."""
     settings: SftSettings = config.settings
     held_out = _rows(config, "val", settings.max_eval_rows)[0] if settings.eval_steps else []
     evaluation: dict[str, Any] = {}

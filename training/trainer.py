@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from training.saliency import SaliencyMap, record_maps
 from training.stage import StageError
 
 
-class ResumableSFTTrainer(RestoresEveryWeight, SFTTrainer):  # type: ignore[misc]
+class ResumableSFTTrainer(RestoresEveryWeight, SFTTrainer):
     """TRL's SFTTrainer that resumes full fine-tuning with the weights of the checkpoint."""
 
 
@@ -39,7 +40,7 @@ class MapSettings:
     rows: str = "predictor"
 
 
-class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):  # type: ignore[misc]
+class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
     """GRPO whose rewards may read a saliency map of each completion, without a forward pass of its own.
 
     A round of sampling is: generate; recompute the old policy's log-probabilities without gradient; the same
@@ -104,8 +105,9 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):  # type: ignore[mis
     @contextmanager
     def _old_policy_pass(self) -> Iterator[None]:
         """Let TRL see a misaligned round while it samples, so that it makes the old policy's pass."""
-        iterations, accumulation = self.num_iterations, self.args.gradient_accumulation_steps
-        aligned = accumulation % (self.args.steps_per_generation * iterations) == 0
+        arguments: Any = self.args
+        iterations, accumulation = self.num_iterations, arguments.gradient_accumulation_steps
+        aligned = accumulation % (arguments.steps_per_generation * iterations) == 0
         if self.records_maps and aligned:
             self.num_iterations = accumulation + 1
         try:
@@ -158,12 +160,10 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):  # type: ignore[mis
         return rewards
 
     def _decode(self, ids: Sequence[int]) -> str:
-        """The text of sampled ids without the end token and padding behind it."""
+        """The text of sampled ids up to the end token."""
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        n = len(ids)
-        while n and int(ids[n - 1]) in ends:
-            n -= 1
-        return str(self._tokenizer.decode(ids[:n], skip_special_tokens=False))
+        said = list(takewhile(lambda token: int(token) not in ends, ids))
+        return str(self._tokenizer.decode(said, skip_special_tokens=False))
 
     def _tell_round(self, inputs: list[dict[str, Any]], advantages: list[float]) -> None:
         """Count the round and hand its completions on."""
