@@ -126,8 +126,7 @@ def run_step(
         tags=tags,
         raise_on_error=False,
     )
-    run = instance.get_run_by_id(result.run_id)
-    if run is not None and run.status == dg.DagsterRunStatus.CANCELED:
+    if was_interrupted(result):
         raise KeyboardInterrupt
     tell_checks(result)
     if not result.success:
@@ -135,8 +134,8 @@ def run_step(
     worked = [
         event.materialization.metadata.get("work") for event in result.get_asset_materialization_events()
     ]
-    fresh = [value for value in worked if value is not None and not str(value.value).startswith("unchanged")]
-    state = "" if fresh or None in worked else ", unchanged"
+    fresh = [value for value in worked if value and not str(value.value).startswith("unchanged")]
+    state = "" if fresh or not any(worked) else ", unchanged"
     return f"{time.monotonic() - started:.1f} s{state}"
 
 
@@ -163,6 +162,12 @@ def reason(result: dg.ExecuteInProcessResult) -> str:
             return " ".join(text.split())
     failures = [event.message for event in result.all_events if event.is_failure and event.message]
     return failures[0] if failures else "failed without an event that says why"
+
+
+def was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether a signal ended the run: the orchestrator turns it into a failure of the step."""
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    return any(error and error.cls_name == "DagsterExecutionInterruptedError" for error in errors)
 
 
 def _said(check: dg.AssetCheckEvaluation) -> str:
