@@ -70,13 +70,18 @@ class CatalogError(Exception):
     """A catalogue that cannot be built, opened or asked; the message says what to do."""
 
 
-def current_artifacts(ledger: Ledger) -> list[Artifact]:
+def current_artifacts(ledger: Ledger, everything: Sequence[Artifact] | None = None) -> list[Artifact]:
     """What the handles point at, and all other outputs of the same works, by kind, name and output.
 
     Where an asset was half moved on, a handle's own artifact counts, and otherwise the newest of its kind.
+    `everything` are the ledger's records, if they were read before.
     """
     direct = list(ledger.handles().values())
-    siblings = [a for key in sorted({a.work_key for a in direct}) for a in ledger.outputs_of(key)]
+    works = {artifact.work_key for artifact in direct}
+    records = ledger.everything() if everything is None else everything
+    # Superseded records come last; the one in force stands for its work.
+    in_force = {artifact.record: artifact for artifact in reversed(records)}
+    siblings = [artifact for artifact in in_force.values() if artifact.work_key in works]
     chosen: dict[tuple[str, str, str], Artifact] = {}
     for group in (siblings, direct):
         newest_last = sorted(group, key=lambda a: (a.created_at, a.work_key))
@@ -97,11 +102,13 @@ def build(ledger: Ledger, at: str = CATALOG) -> str:
 
 
 def _build_aside(ledger: Ledger, place: Path) -> None:
-    current, everything = current_artifacts(ledger), ledger.everything()
+    everything = ledger.everything()
+    current = current_artifacts(ledger, everything)
     _refuse_other_versions(current)
     connection = duckdb.connect(str(place))
     try:
         _reach_s3(connection, ledger.store.root)
+        connection.begin()
         for name in TABLES:
             _create_view(
                 connection, name, sorted({ledger.store.url(a.uri) for a in current if a.kind == name})
@@ -109,6 +116,7 @@ def _build_aside(ledger: Ledger, place: Path) -> None:
         artifacts = _artifact_rows(everything, current)
         _create_table(connection, "artifacts", "one stored thing", _ARTIFACTS, artifacts)
         _create_table(connection, "lineage_edges", "one parent link", _EDGES, _edge_rows(everything))
+        connection.commit()
     except duckdb.Error as error:
         raise CatalogError(
             f"the catalogue of {ledger.store.root} cannot be built: {error}; "
@@ -247,9 +255,10 @@ def query(
 def problems(ledger: Ledger) -> list[str]:
     """Where the stored catalogue differs from a rebuild, or its counts from the Parquet files; [] = fine."""
     found = []
+    current = current_artifacts(ledger)
     with connect(ledger.store.root) as stored:
         for name in TABLES:
-            wanted = _n_rows(ledger, name)
+            wanted = _n_rows(ledger, [artifact for artifact in current if artifact.kind == name])
             seen = stored.table(name).count("*").fetchall()[0][0]
             if seen != wanted:
                 found.append(f"view {name}: {seen} rows, the current Parquet files have {wanted}")
@@ -262,12 +271,12 @@ def problems(ledger: Ledger) -> list[str]:
     return found + [f"{part}: not as a rebuild makes it; build the catalogue again" for part in changed]
 
 
-def _n_rows(ledger: Ledger, name: str) -> int:
-    """Rows of the current files of a table, without DuckDB; a picture of several sources counts once."""
-    current = {artifact.uri: artifact for artifact in current_artifacts(ledger) if artifact.kind == name}
-    if name != "images":
-        return sum(ledger.read_table(artifact, []).num_rows for artifact in current.values())
-    tables = [ledger.read_table(artifact, ["image_sha256"]) for artifact in current.values()]
+def _n_rows(ledger: Ledger, artifacts: Sequence[Artifact]) -> int:
+    """Rows of a table's files, read without DuckDB; a picture of several sources counts once."""
+    files = {artifact.uri: artifact for artifact in artifacts}.values()
+    if not any(artifact.kind == "images" for artifact in files):
+        return sum(ledger.read_table(artifact, []).num_rows for artifact in files)
+    tables = [ledger.read_table(artifact, ["image_sha256"]) for artifact in files]
     return len({sha256 for table in tables for sha256 in table.column(0).to_pylist()})
 
 

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.artifacts import Artifact, Parent
+from storage.artifacts import Artifact, LineageError, Parent
 from storage.lineage import Ledger
 from storage.objects import sha256_bytes
+from storage.tables import read_table
 
 _SHORT = 12
 
@@ -65,16 +67,14 @@ class Records:
         for artifact in candidates:
             if artifact.kind != kind:
                 continue
-            problem = self.ledger.content_problem(artifact)
-            if problem:
-                self.unreadable[artifact.uri] = problem
+            try:
+                file = self.ledger.path(artifact)
+            except LineageError as error:
+                self.unreadable[artifact.uri] = str(error)
                 continue
-            keys = self.ledger.read_table(artifact, list(wanted))
-            hits = _rows_where(keys, wanted)
-            if len(hits):
-                return Found(
-                    artifact, self.ledger.read_table(artifact).slice(hits[0].as_py(), 1).to_pylist()[0]
-                )
+            place = _first_row_where(read_table(file, list(wanted), name=kind), wanted)
+            if place is not None:
+                return Found(artifact, read_table(file).slice(place, 1).to_pylist()[0])
         return None
 
 
@@ -86,11 +86,12 @@ class Found:
     values: dict[str, Any]
 
 
-def _rows_where(table: pa.Table, wanted: dict[str, Any]) -> pa.Array:
-    mask = pa.array([True] * table.num_rows)
+def _first_row_where(table: pa.Table, wanted: dict[str, Any]) -> int | None:
+    """0-based place of the first row whose columns have the wanted values, or None."""
+    mask = np.ones(table.num_rows, dtype=bool)
     for column, value in wanted.items():
-        mask = pc.and_(mask, pc.fill_null(pc.equal(table.column(column), value), False))
-    return pc.indices_nonzero(mask)
+        mask &= pc.fill_null(pc.equal(table.column(column), value), False).to_numpy()
+    return int(mask.argmax()) if mask.any() else None
 
 
 def problems_of(ledger: Ledger, starts: Sequence[Artifact]) -> list[str]:
@@ -117,12 +118,11 @@ def problems_of(ledger: Ledger, starts: Sequence[Artifact]) -> list[str]:
 
 def verify(ledger: Ledger) -> tuple[list[str], list[str]]:
     """Hash everything that is recorded again: (readable lines, problems)."""
-    everything = [*ledger.everything(), *ledger.handles().values()]
-    problems = problems_of(ledger, everything)
-    n_links = sum(len(artifact.parents) for artifact in ledger.everything())
-    n_records = len(ledger.everything())
+    everything = ledger.everything()
+    problems = problems_of(ledger, [*everything, *ledger.handles().values()])
+    n_links = sum(len(artifact.parents) for artifact in everything)
     state = "all content as recorded" if not problems else f"{len(problems)} problems"
-    return [f"{n_records} artifacts, {n_links} parent links hashed and followed: {state}"], problems
+    return [f"{len(everything)} artifacts, {n_links} parent links hashed and followed: {state}"], problems
 
 
 @dataclass

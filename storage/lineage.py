@@ -50,7 +50,7 @@ class Ledger:
 
     def outputs_of(self, work_key: str) -> list[Artifact]:
         """All recorded outputs of a work key, whether or not their content is still there."""
-        names = [name for name in self._records() if name.split("/")[1].startswith(f"{work_key}.")]
+        names = [name for name in self.store.list("lineage") if name.split("/")[1].startswith(f"{work_key}.")]
         return [self._load(name) for name in names]
 
     def put_table(
@@ -163,16 +163,17 @@ class Ledger:
     def handles(self) -> dict[tuple[str, str], Artifact]:
         """All current artifacts by (asset key, partition), sorted."""
         found = {}
-        for name in self.store.list("handles"):
+        for name, text in self.store.read_all("handles").items():
             asset_key, _, last = name.removeprefix("handles/").rpartition("/")
             partition = last.removesuffix(".json")
             key = (asset_key, "" if partition == _NO_PARTITION else partition)
-            found[key] = self._load(name)
+            found[key] = self._parse(name, text)
         return dict(sorted(found.items()))
 
     def everything(self) -> list[Artifact]:
         """All records, also those that are no longer current, by work key and output."""
-        return [self._load(name) for name in self._records()]
+        records = self.store.read_all("lineage").items()
+        return [self._parse(name, text) for name, text in records if name.endswith(".json")]
 
     def require(
         self, artifact: Artifact | None, *, kind: str | None = None, n_rows_at_least: int | None = None
@@ -196,15 +197,15 @@ class Ledger:
         return artifact
 
     def _load(self, name: str) -> Artifact:
+        return self._parse(name, self.store.read_bytes(name))
+
+    def _parse(self, name: str, text: bytes) -> Artifact:
         try:
-            return Artifact.from_json(self.store.read_bytes(name))
+            return Artifact.from_json(text)
         except LineageError as error:
             raise LineageError(
                 f"{self.store.url(name)}: {error}; remove the file and run the job again"
             ) from error
-
-    def _records(self) -> list[str]:
-        return [name for name in self.store.list("lineage") if name.endswith(".json")]
 
     def _describe(
         self,

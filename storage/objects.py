@@ -86,8 +86,9 @@ def checked_relative(relative: str) -> str:
 class Store:
     """The files under one root; `root` is a local path or s3://bucket/prefix.
 
-    A write is seen whole or not at all: locally through a file beside the target, flushed and renamed; on S3
-    through one put. `cache_dir` keeps what `fetch` downloads from S3 (default: ~/.cache/saliency-r1).
+    A write is seen whole or not at all: locally through a file beside the target, flushed to the disk and
+    renamed (a power cut may undo the rename, not halve the file); on S3 through one put. `cache_dir` keeps
+    what `fetch` downloads from S3 (default: ~/.cache/saliency-r1).
     """
 
     def __init__(self, root: str, cache_dir: str | os.PathLike[str] | None = None) -> None:
@@ -117,7 +118,6 @@ class Store:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        _sync_folder(Path(target).parent)
 
     def put_file(self, local_file: str | os.PathLike[str], relative: str) -> None:
         """Copy a local file under a relative path, replacing what was there, atomically."""
@@ -132,7 +132,6 @@ class Store:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        _sync_folder(Path(target).parent)
 
     def put_folder(self, local_dir: str | os.PathLike[str], relative: str) -> None:
         """Copy a local folder under a relative path, replacing what was there.
@@ -156,11 +155,18 @@ class Store:
             _swap_folder(part, Path(target))
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        _sync_folder(Path(target).parent)
 
     def read_bytes(self, relative: str) -> bytes:
         """Read a file. Raises StoreError if it is not there."""
         return read_uri(self.url(relative))
+
+    def read_all(self, prefix: str) -> dict[str, bytes]:
+        """All files in the folder `prefix` and below, by relative path, sorted; on S3 read at the same time."""
+        names = self.list(prefix)
+        if self.is_local:
+            return {name: self.read_bytes(name) for name in names}
+        found = self._fs().cat([self.url(name) for name in names]) if names else {}
+        return {name: bytes(found[self.url(name).removeprefix("s3://")]) for name in names}
 
     def exists(self, relative: str) -> bool:
         """Whether a file, or a folder with a file in it, is stored under the relative path."""
@@ -259,12 +265,3 @@ def _swap_folder(part: Path, target: Path) -> None:
         if not target.is_dir():
             raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in the folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
