@@ -75,18 +75,20 @@ class LocalLauncher:
             if not (folder / "result.json").exists() or _text(folder / "CONFIG.json") != text:
                 (folder / "result.json").unlink(missing_ok=True)
                 (folder / "CONFIG.json").write_text(text, encoding="utf-8")
-                self._run(stage, work, folder, lock, observe)
+                self._run(stage, work, str(data["policy"]), folder, lock, observe)
             outputs = self._store(work, folder)
             tidy(folder)
         return outputs
 
-    def _run(self, stage: str, work: Work, folder: Path, lock: IO[str], observe: Observe) -> None:
+    def _run(
+        self, stage: str, work: Work, policy: str, folder: Path, lock: IO[str], observe: Observe
+    ) -> None:
         prefix = self.command if stage in WITH_COMMAND else ()
         command = [*(prefix or (sys.executable, "-m")), MODULES[stage], str(folder / "CONFIG.json")]
         progress = Progress(f"{stage} {work.name}".strip(), observe)
         tail = Tail(folder / "metrics.jsonl")
         log_path = folder / "stage.log"
-        with log_path.open("ab") as log, child(command, log, lock) as process:
+        with log_path.open("ab") as log, child(command, log, lock, environment(policy)) as process:
             while process.poll() is None:
                 progress.show(tail.new_rows())
                 time.sleep(POLL_SECONDS)
@@ -145,7 +147,9 @@ def held(path: Path) -> Iterator[IO[str]]:
 
 
 @contextmanager
-def child(command: list[str], log: IO[bytes], lock: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
+def child(
+    command: list[str], log: IO[bytes], lock: IO[str], env: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a group of its own that inherits the lock; the group is ended when the block is left."""
     process = subprocess.Popen(  # noqa: S603 - the command is a profile's, never a row's
         command,
@@ -154,12 +158,20 @@ def child(command: list[str], log: IO[bytes], lock: IO[str]) -> Iterator[subproc
         stderr=subprocess.STDOUT,
         start_new_session=True,
         pass_fds=(lock.fileno(),),
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env=dict(env),
     )
     try:
         yield process
     finally:
         end_group(process)
+
+
+def environment(policy: str) -> dict[str, str]:
+    """The stage's environment: ours, nothing reported to anybody, and offline where no hub is needed."""
+    changes = {"PYTHONUNBUFFERED": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    if policy == "embedded" or Path(policy).is_dir():
+        changes["HF_HUB_OFFLINE"] = "1"
+    return {**os.environ, **changes}
 
 
 def end_group(process: subprocess.Popen[bytes], grace_seconds: float = GRACE_SECONDS) -> None:
