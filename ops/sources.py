@@ -35,7 +35,12 @@ _READING_OPTIONS: dict[str, tuple[type, Any]] = {
     "annotated_size": (str, ("must_agree", "ignore")),
 }
 _GENERATOR_OPTIONS: dict[str, dict[str, tuple[type, Any]]] = {
-    "scenes": {"n_pictures": (int, 1), "n_conflict_pairs": (int, 0), "seed": (int, 0)},
+    "scenes": {
+        "n_pictures": (int, 1),
+        "questions_per_picture": (int, 1),
+        "n_conflict_pairs": (int, 0),
+        "seed": (int, 0),
+    },
     "easy_vqa": {"n_pictures": (int, 1), "seed": (int, 0)},
 }
 _GENERATOR_CODE = {"scenes": "scene*.py", "easy_vqa": "easy_vqa.py"}

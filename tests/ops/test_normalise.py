@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from delivery import coco, encoded, json_lines, pixels, question, source, turned, write
 
 from ops.normalise import NothingLeft, normalise
 from storage.objects import Store
 from storage.tables import encode_table
+from tests.ops.delivery import coco, encoded, json_lines, pixels, question, source, turned, write
 
 GOOD = {"id": 1, "file_name": "good.png", "width": 7, "height": 5}
 GOOD_BOX = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 3, 2]}

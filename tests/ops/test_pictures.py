@@ -5,10 +5,10 @@ import zlib
 
 import numpy as np
 import pytest
-from delivery import encoded, pixels, turned
 from PIL import Image
 
 from ops.pictures import THUMB_BYTES, Picture, PictureProblem, open_upright, pixels_sha256, thumb
+from tests.ops.delivery import encoded, pixels, turned
 
 
 def _opened(data: bytes) -> Picture:

@@ -3,10 +3,10 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from delivery import coco, encoded, json_lines, pixels, question, source, write
 
 from ops.normalise import normalise
 from storage.objects import Store
+from tests.ops.delivery import coco, encoded, json_lines, pixels, question, source, write
 
 # Canonical: two boxes on a 7 x 5 px picture, one with a broken edge in both directions.
 CANONICAL = [(1.75, 1.0, 5.25, 3.0), (0.0, 2.5, 7.0, 5.0)]
@@ -132,8 +132,15 @@ def test_the_fields_of_a_question_arrive(tmp_path):
 
 @pytest.mark.parametrize(
     ("answer", "kind"),
-    [("Yes", "yes_no"), ("no.", "yes_no"), ("1,200", "number"), (3, "number"), ("red cup", "word")]
-    + [("a man on a red horse", "text"), ("nan", "word")],
+    [
+        ("Yes", "yes_no"),
+        ("no.", "yes_no"),
+        ("1,200", "number"),
+        (3, "number"),
+        ("red cup", "word"),
+        ("a man on a red horse", "text"),
+        ("nan", "word"),
+    ],
 )
 def test_the_kind_of_an_answer_is_guessed_where_it_is_not_said(answer, kind, tmp_path):
     write(tmp_path, "cup.png", encoded(pixels((7, 5))))

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from delivery import encoded, pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ops.pictures import THUMB_BYTES, open_upright, pixels_sha256, thumb
 from ops.split import NEAR, assign, place, side_of
 from storage.tables import from_rows
+from tests.ops.delivery import encoded, pixels
 
 
 def _placed(pictures: list[tuple[str, bytes]]) -> dict[str, tuple[str, str]]:

@@ -1,0 +1,67 @@
+"""A source in a bucket, and a generated source below a root in a bucket, against a real server on loopback."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import fsspec
+import pytest
+from moto.server import ThreadedMotoServer
+
+from ops.normalise import normalise
+from ops.sources import Source, deliver, fingerprint
+from storage.objects import Store
+from tests.ops.delivery import coco, encoded, json_lines, pixels, question
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    fsspec.filesystem("s3").clear_instance_cache()  # an instance of another test has another server
+    boto3.client("s3").create_bucket(Bucket="shelves")
+    yield "s3://shelves"
+    fsspec.filesystem("s3").clear_instance_cache()
+    server.stop()
+
+
+def test_a_source_in_a_bucket_is_read_like_a_folder(bucket, tmp_path):
+    shelf = Store(f"{bucket}/shelf")
+    images = [{"id": n, "file_name": name} for n, name in enumerate(("cup.png", "no.png", "../out.png"))]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 1, 2, 2]} for n in range(3)]
+    shelf.write_bytes("cup.png", encoded(pixels()))
+    Store(bucket).write_bytes("out.png", encoded(pixels()))
+    shelf.write_bytes("annotations.json", json_lines([coco(images, boxes)]).encode())
+    shelf.write_bytes("questions.jsonl", json_lines([question(n, [n]) for n in range(3)]).encode())
+    source = Source("shelf", "coco", f"{bucket}/shelf", "annotations.json", "questions.jsonl")
+    root = Store(str(tmp_path))
+    tables = normalise(source, root)
+    assert tables.quarantine["reason"].to_pylist() == ["missing_file", "unsafe_path"]
+    assert tables.images["uri"].to_pylist() == ["s3://shelves/shelf/cup.png"]
+    assert [entry.get("problem") for entry in fingerprint(source, root)["files"]] == [
+        "unsafe_path",
+        None,
+        None,
+        "missing_file",
+        None,
+    ]
+
+
+def test_a_generated_source_below_a_root_in_a_bucket(bucket):
+    settings = {"generator": "easy_vqa", "n_pictures": 2, "seed": 1}
+    easy = Source("easy", "coco", "generated/easy", "annotations.json", "questions.jsonl", settings)
+    store = Store(f"{bucket}/root")
+    assert deliver(easy, store)
+    assert not deliver(easy, store)
+    assert normalise(easy, store).images.num_rows == 2
