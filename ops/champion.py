@@ -182,9 +182,13 @@ def _why(
             f"Accuracy does not tell {first} from {second}: {_signed(overall)}. Where picture and "
             f"expectation disagree, {first} is clearly ahead: {_signed(under)}."
         )
+    if any(step["step"] == "conflict" for step in steps):
+        under = paired(conflict[champion].values(), conflict[runner_up], METRIC["accuracy"], **options)
+        nor = f"Nor does accuracy where picture and expectation disagree: {_signed(under)}."
+    else:
+        nor = "No questions are marked on which picture and expectation disagree."
     return (
-        f"Accuracy does not tell {first} from {second}: {_signed(overall)}. Nor does accuracy where picture "
-        f"and expectation disagree, if such questions are marked. So the simpler wins: "
+        f"Accuracy does not tell {first} from {second}: {_signed(overall)}. {nor} So the simpler wins: "
         f"{rewards_of[champion]} rewards in training against {rewards_of[runner_up]}."
     )
 

@@ -281,7 +281,7 @@ def _end(values: Sequence[float | None], which: int) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:g}"
+    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _n(value: float) -> str:

@@ -91,17 +91,9 @@ def _plain_finding(evaluations: Evaluations) -> Finding:
 
 
 def _conflict_sentence(evaluations: Evaluations, focus: str) -> str:
-    subset = "prior_conflict=conflict"
-    row, difference = (
-        evaluations.get(focus, "accuracy", subset),
-        evaluations.get(focus, "accuracy", subset, COLD_START),
-    )
-    if row is None or difference is None:
-        return ""
-    sentence = _support(
-        "Where picture and expectation disagree, accuracy", focus, COLD_START, difference, points=True
-    )
-    return f"{sentence[:-1]}, to {_pc(row)}."
+    difference = evaluations.get(focus, "accuracy", "prior_conflict=conflict", COLD_START)
+    what = "Accuracy where picture and expectation disagree"
+    return _support(what, focus, COLD_START, difference, points=True)
 
 
 def _support(what: str, policy: str, versus: str, row: Row | None, *, points: bool) -> str:

@@ -221,7 +221,7 @@ def _answered(row: Row, grid: np.ndarray | None, top: float) -> Answered:
         lift=row["lift"],
         reason=row["unscorable_reason"],
         heat_uri=data_uri(overlays.heat_png(grid, top), "image/png") if drawn and grid is not None else None,
-        grid=f"{grid.shape[1]} x {grid.shape[0]}" if grid is not None else None,
+        grid=f"{grid.shape[1]}\N{MULTIPLICATION SIGN}{grid.shape[0]}" if grid is not None else None,
     )
 
 

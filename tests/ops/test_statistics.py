@@ -129,5 +129,6 @@ def test_group_difference_by_hand_and_with_pictures_in_both_groups():
 def test_bad_values_are_refused():
     with pytest.raises(ValueError, match="NaN"):
         mean_by_cluster([0.1, math.nan], ["a", "b"])
-    with pytest.raises(ValueError, match="one cluster per value"):
-        mean_by_cluster([0.1, 0.2], ["a"])
+    for values in ([0.1, 0.2], np.full((1, 2), 0.1)):
+        with pytest.raises(ValueError, match="one cluster per value"):
+            mean_by_cluster(values, ["a"])
