@@ -70,23 +70,23 @@ class _Layer:
     covector: Tensor  # [B, N, hidden]: gamma * W_U[y] of the N targets (answer or thought tokens)
 
     @cached_property
-    def _answer(self) -> Tensor:
+    def answer(self) -> Tensor:
+        """Attention of the answer rows to all keys: [B, heads, A, length]."""
         return self.seen.weights(self.answer_rows)
+
+    @property
+    def thought(self) -> Tensor:
+        """Attention of the thought rows to all keys: [B, heads, T, length]."""
+        return self.seen.weights(self.thought_rows)
 
     @property
     def answer_to_thought(self) -> Tensor:
         """[B, heads, A, T]; zero where a sample has fewer thought tokens."""
-        return _columns(self._answer, self.thought_keys) * self.thought_valid[:, None, None, :]
+        return _columns(self.answer, self.thought_keys) * self.thought_valid[:, None, None, :]
 
-    @property
-    def answer_to_image(self) -> Tensor:
-        """[B, heads, A, I]."""
-        return _columns(self._answer, self.image_keys)
-
-    @property
-    def thought_to_image(self) -> Tensor:
-        """[B, heads, T, I]."""
-        return _columns(self.seen.weights(self.thought_rows), self.image_keys)
+    def at_image(self, weights: Tensor) -> Tensor:
+        """Weights on all keys [B, heads, rows, length] at the image tokens: [B, heads, rows, I]."""
+        return _columns(weights, self.image_keys)
 
     def contribution(self, weights: Tensor) -> Tensor:
         """What flows into each target along `weights` [B, heads, N, I]: [B, N, I], but for the 1 / rms."""
@@ -106,17 +106,17 @@ def _cot_rollout(layer: _Layer) -> Tensor:
     Departures from the authors' code: spans come from the ids that were sampled, a truncated completion has
     no map, the row convention is chosen by name (theirs is `predictor`), the map is not resampled.
     """
-    return layer.contribution(layer.answer_to_thought @ layer.thought_to_image)
+    return layer.contribution(layer.at_image(layer.answer_to_thought @ layer.thought))
 
 
 def _direct(layer: _Layer) -> Tensor:
     """Saliency-R1, equation 1: from the picture straight to the answer, past the thoughts."""
-    return layer.contribution(layer.answer_to_image)
+    return layer.contribution(layer.at_image(layer.answer))
 
 
 def _thought_sum(layer: _Layer) -> Tensor:
     """Saliency-R1's ablation `-think`: `direct`, for the thoughts."""
-    return layer.contribution(layer.thought_to_image)
+    return layer.contribution(layer.at_image(layer.thought))
 
 
 def _raw_attention(layer: _Layer) -> Tensor:
@@ -125,7 +125,7 @@ def _raw_attention(layer: _Layer) -> Tensor:
     How the paper joins layers, heads and tokens is not known; here it is the mean over heads, summed over the
     layers and answer tokens.
     """
-    return layer.answer_to_image.mean(dim=1)
+    return layer.at_image(layer.answer).mean(dim=1)
 
 
 @dataclass(frozen=True)
