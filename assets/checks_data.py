@@ -60,7 +60,7 @@ def delivered(manifest: Mapping[str, Any], source: Source) -> AssetCheckResult:
     problems = [f"{name}: {files[name].get('problem')}" for name in needed if not files[name]["sha256"]]
     lost = [path for path, file in files.items() if path not in needed and not file["sha256"]]
     found = len(files) - len(needed) - len(lost)
-    if not problems and not found and source.format != "visual_cot":
+    if lost and not found:
         problems.append(f"{source.location}: none of the {len(lost)} pictures that the rows name can be read")
     said = f"{found} pictures, {len(lost)} missing or unreadable"
     return outcome(DELIVERED, problems, said, n_pictures=found, n_missing=len(lost), missing=lost[:20])
