@@ -41,6 +41,7 @@ def shared_arguments(
         "max_grad_norm": settings.max_grad_norm,
         "gradient_accumulation_steps": settings.gradient_accumulation,
         "gradient_checkpointing": settings.gradient_checkpointing,
+        "use_cache": not settings.gradient_checkpointing,  # goes into the saved configuration
         "logging_steps": settings.logging_steps,
         "logging_nan_inf_filter": False,  # a loss that is not finite must be seen
         "save_strategy": "steps",

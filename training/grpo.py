@@ -40,6 +40,8 @@ def run(config: StageConfig) -> None:
     completions = JsonLines(config.work_path / COMPLETIONS, steps_of(checkpoint))
     trainer = make_trainer(config, policy, rows, progress, completions)
     train_from(trainer, checkpoint)
+    if not trainer.accelerator.is_main_process:
+        return
     trained = replace(policy, model=trainer.accelerator.unwrap_model(trainer.model))
     save_policy(trained, fresh_folder(config.work_path / "policy"))
     lines, sampled = progress.lines.rows(), completions.rows()

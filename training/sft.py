@@ -35,6 +35,8 @@ def run(config: StageConfig) -> None:
     progress = Progress(config.work_path, "sft", steps_of(checkpoint))
     trainer = make_trainer(config, policy, rows, progress)
     train_from(trainer, checkpoint)
+    if not trainer.accelerator.is_main_process:
+        return
     lines = progress.lines.rows()
     trained = replace(policy, model=trainer.accelerator.unwrap_model(trainer.model))
     save_policy(trained, fresh_folder(config.work_path / "policy"))

@@ -1,5 +1,9 @@
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -105,6 +109,32 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, tables, policy,
     assert without_seconds(lines) == without_seconds(read_json_lines(through.work_path / METRICS))
     table = "completions.parquet"
     assert (broken.work_path / table).read_bytes() == (through.work_path / table).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_to_the_same_weights(tmp_path, tables, policy):
+    # SIGKILL: nothing in the process can tidy up. The first round's checkpoint is there, the run is not done.
+    configs = {}
+    for name in ("through", "killed"):
+        config = stage_config("grpo", tmp_path / name, tables, policy, **SETTINGS)
+        configs[name] = config.work_path
+        (tmp_path / f"{name}.json").write_text(json.dumps(config.to_dict()))
+
+    def start(name):
+        command = [sys.executable, "-m", "training.grpo", str(tmp_path / f"{name}.json")]
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    assert start("through").wait() == 0
+    killed = start("killed")
+    while not any(row["step"] >= 3 for row in read_json_lines(configs["killed"] / METRICS)):
+        assert killed.poll() is None
+        time.sleep(0.005)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert not (configs["killed"] / RESULT).exists()
+    assert start("killed").wait() == 0
+    wanted, found = (weights(work / "policy") for work in configs.values())
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
 def test_too_few_rows_for_a_round_are_an_error_that_says_so(tmp_path, tables, policy, capsys):
