@@ -38,7 +38,10 @@ class SourceFiles:
         return f"{self._as_written}/{name}"
 
     def read(self, name: str) -> bytes | FileProblem:
-        """The bytes of a file by its name relative to the location, with forward slashes."""
+        """The bytes of a file by its name relative to the location, with forward slashes.
+
+        Raises StoreError if a bucket's server fails: that says nothing of the file; run again.
+        """
         try:
             checked_relative(name)
         except StoreError as error:
@@ -52,6 +55,8 @@ class SourceFiles:
             return read_uri(address)
         except StoreError as error:
             missing = isinstance(error.__cause__, FileNotFoundError)
+            if not (missing or self._is_local or isinstance(error.__cause__, PermissionError)):
+                raise
             return FileProblem("missing_file" if missing else "unreadable_file", str(error)[:500])
 
     def _local_problem(self, path: Path) -> FileProblem | None:
