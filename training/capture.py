@@ -168,9 +168,8 @@ def capture(policy: Policy, reader: Reader) -> Iterator[None]:
     with ExitStack() as undo:
         undo.enter_context(_registered())
         before = text_model.config._attn_implementation
-        if before != IMPLEMENTATION:
-            text_model.set_attn_implementation(IMPLEMENTATION)
-            undo.callback(text_model.set_attn_implementation, before)
+        text_model.set_attn_implementation(IMPLEMENTATION)
+        undo.callback(text_model.set_attn_implementation, before)
         undo.callback(text_model.register_forward_pre_hook(watch.opens).remove)
         undo.callback(text_model.register_forward_hook(watch.closes, always_call=True).remove)
         undo.callback(text_model.norm.register_forward_pre_hook(watch.final).remove)

@@ -9,6 +9,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from trl.trainer.utils import add_fused_lm_head
 
 from tests.parity.models import random_policy
+from training import capture as capture_module
 from training.capture import IMPLEMENTATION, capture
 from training.conversation import SYSTEM_PROMPT
 from training.teacher_forcing import teacher_forced
@@ -63,6 +64,7 @@ def _state(policy):
         "top": policy.model.config._attn_implementation,
         "vision": vision._attn_implementation,
         "config": copy.deepcopy(policy.model.config.to_dict()),
+        "watches": capture_module._watches.get(),
         "hooks": [
             (name, len(m._forward_pre_hooks), len(m._forward_hooks), len(m._forward_hooks_always_called))
             for name, m in policy.model.named_modules()

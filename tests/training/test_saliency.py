@@ -59,7 +59,7 @@ WEIGHTS = [
 ]
 
 
-def _worked(method, answer_row, thought_rows, n_targets=1):
+def _worked(method, answer_row, thought_rows, n_targets=1, thought_keys=(2, 3), valid=(True, True)):
     def positions(*p):
         return torch.tensor([p])
 
@@ -67,8 +67,8 @@ def _worked(method, answer_row, thought_rows, n_targets=1):
         seen=_attention(WEIGHTS),
         answer_rows=positions(answer_row),
         thought_rows=positions(*thought_rows),
-        thought_keys=positions(2, 3),
-        thought_valid=torch.ones(1, 2, dtype=torch.bool),
+        thought_keys=positions(*thought_keys),
+        thought_valid=positions(*valid).bool(),
         image_keys=positions(0, 1),
         # Target direction (1, 3): an image token of value (v, 10 v) writes (10 v, 2 v), which is worth 16 v.
         covector=torch.tensor([[[1.0, 3.0]] * n_targets], dtype=torch.float64),
@@ -95,6 +95,12 @@ def _worked(method, answer_row, thought_rows, n_targets=1):
 )
 def test_one_layer_worked_by_hand(method, rows, expected):
     np.testing.assert_allclose(_worked(method, *rows, n_targets=len(expected)), expected, rtol=1e-12)
+
+
+def test_filler_of_a_shorter_thought_carries_nothing():
+    # The filler's row 0 looks at image 0 alone, and the answer's row 3 looks at key 0: 0.1 * 1 if it counted.
+    padded = _worked("cot_rollout", 3, (1, 2, 0), thought_keys=(2, 3, 0), valid=(True, True, False))
+    np.testing.assert_allclose(padded, [[0.21 * 16, 0.14 * 32]], rtol=1e-12)
 
 
 def test_a_map_and_where_it_comes_from(policy):
@@ -245,9 +251,12 @@ def test_explain_is_without_dropout_and_without_gradient_and_puts_the_mode_back(
     dropping = random_policy(dtype=torch.float32, lora=("q_proj", "v_proj", "o_proj"))
     calm = explain(dropping, _picture(), "it", GOOD).values
     dropping.model.train()
+    with_gradient = []
+    dropping.model.register_forward_pre_hook(lambda *_: with_gradient.append(torch.is_grad_enabled()))
     odd_one_out = dropping.family.text_model(dropping.model).layers[0].mlp.eval()
     again = explain(dropping, _picture(), "it", GOOD).values
     assert np.array_equal(calm, again)
+    assert with_gradient == [False]
     assert dropping.model.training
     assert not odd_one_out.training
     assert all(p.grad is None for p in dropping.model.parameters())
