@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.lineage import Artifact, Ledger
-from storage.objects import StoreError, read_uri, sha256_bytes
+from storage.objects import Store, StoreError, read_uri, sha256_bytes
 from storage.tables import read_table
 
 _TABLES = ("examples", "boxes", "images", "splits")
@@ -63,14 +63,16 @@ def rows_of_split(
     return rows_from_paths(
         {name: [str(ledger.path(artifact)) for artifact in artifacts] for name, artifacts in given.items()},
         split,
+        root=ledger.store.root,
     )
 
 
-def rows_from_paths(paths: Mapping[str, Sequence[str]], split: str) -> list[Row]:
+def rows_from_paths(paths: Mapping[str, Sequence[str]], split: str, *, root: str | None = None) -> list[Row]:
     """The rows of one split, ordered by example_id, from Parquet files.
 
-    `paths` maps examples, boxes, images and splits to lists of paths (local or s3://). Raises RowsError with
-    all that is missing: no such split, an example without picture or with another number of boxes.
+    `paths` maps examples, boxes, images and splits to lists of paths (local or s3://). `root` is where
+    pictures lie that are kept by a reference relative to it. Raises RowsError with all that is missing: no
+    such split, an example without picture or with another number of boxes.
     """
     absent = [name for name in _TABLES if not paths.get(name)]
     if absent:
@@ -83,7 +85,7 @@ def rows_from_paths(paths: Mapping[str, Sequence[str]], split: str) -> list[Row]
         counts = {v["values"]: v["counts"] for v in pc.value_counts(placed.column("split")).to_pylist()}
         raise RowsError(f"split {split!r} has no example; the splits table has {counts}")
     examples = _only(_read(paths["examples"], "examples"), "example_id", wanted)
-    pictures = _pictures(paths["images"], examples.column("image_sha256"))
+    pictures = _pictures(paths["images"], examples.column("image_sha256"), root)
     boxes = _boxes(paths["boxes"], wanted)
     problems = []
     found = {row["example_id"]: row for row in examples.to_pylist()}
@@ -105,12 +107,14 @@ def rows_from_paths(paths: Mapping[str, Sequence[str]], split: str) -> list[Row]
     return rows
 
 
-def pictures_by_sha256(paths: Sequence[str], wanted: Iterable[str]) -> dict[str, bytes]:
+def pictures_by_sha256(
+    paths: Sequence[str], wanted: Iterable[str], *, root: str | None = None
+) -> dict[str, bytes]:
     """The bytes of the wanted pictures (image_sha256) from images tables, given as paths (local or s3://).
 
-    A wanted picture that no table has is left out. Raises RowsError if one kept by reference cannot be read.
+    `root` is where pictures lie that are kept by a reference relative to it. A wanted picture that no table has is left out. Raises RowsError if one kept by reference cannot be read.
     """
-    found = _pictures(paths, pa.chunked_array([pa.array(sorted(set(wanted)), type=pa.string())]))
+    found = _pictures(paths, pa.chunked_array([pa.array(sorted(set(wanted)), type=pa.string())]), root)
     return {sha256: picture["bytes"] for sha256, picture in found.items()}
 
 
@@ -143,7 +147,7 @@ def _only(table: pa.Table, column: str, wanted: pa.ChunkedArray) -> pa.Table:
     return table.filter(pc.is_in(table.column(column), value_set=wanted.combine_chunks()))
 
 
-def _pictures(paths: Sequence[str], wanted: pa.ChunkedArray) -> dict[str, dict[str, Any]]:
+def _pictures(paths: Sequence[str], wanted: pa.ChunkedArray, root: str | None) -> dict[str, dict[str, Any]]:
     """Pictures by sha256; one kept by reference is read from its uri and held against its sha256."""
     columns = ["image_sha256", "uri", "width_px", "height_px", "bytes"]
     found: dict[str, dict[str, Any]] = {}
@@ -153,7 +157,7 @@ def _pictures(paths: Sequence[str], wanted: pa.ChunkedArray) -> dict[str, dict[s
             if picture["image_sha256"] in found:
                 continue
             if picture["bytes"] is None:
-                problem = _bring(picture)
+                problem = _bring(picture, root)
                 if problem:
                     problems.append(problem)
             found[picture["image_sha256"]] = picture
@@ -164,15 +168,21 @@ def _pictures(paths: Sequence[str], wanted: pa.ChunkedArray) -> dict[str, dict[s
     return found
 
 
-def _bring(picture: dict[str, Any]) -> str | None:
+def _bring(picture: dict[str, Any], root: str | None) -> str | None:
     """Fill in a picture's bytes from its uri; returns what is wrong with them, or None."""
+    uri = picture["uri"]
     try:
-        data = read_uri(picture["uri"])
+        if uri.startswith(("/", "s3://")):
+            data = read_uri(uri)
+        elif root is None:
+            return f"picture {uri}: kept relative to the root, and no root was given"
+        else:
+            data = Store(root).read_bytes(uri)
     except StoreError as error:
         return f"picture {picture['image_sha256'][:12]}: {error}"
     seen = sha256_bytes(data)
     if seen != picture["image_sha256"]:
-        return f"picture {picture['uri']}: sha256 is {seen[:12]}, recorded {picture['image_sha256'][:12]}"
+        return f"picture {uri}: sha256 is {seen[:12]}, recorded {picture['image_sha256'][:12]}"
     picture["bytes"] = data
     return None
 

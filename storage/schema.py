@@ -76,7 +76,9 @@ _POLICY_ID = _column(
     "policy_id", _TEXT, "the policy's name and the first 12 hex digits of the work that made it"
 )
 _POLICY = _column("policy", _TEXT, "the policy's name: base, cold_start or a recipe")
-_EXAMPLE_ID = _column("example_id", _TEXT, "stable hash of source, source row, picture and question")
+_EXAMPLE_ID = _column(
+    "example_id", _TEXT, "stable hash of source, picture, question, answer and boxes, not of its place"
+)
 _IMAGE = _column("image_sha256", _TEXT, "sha256 of the picture file's bytes")
 _COMPLETION_SHA = _column("completion_sha256", _TEXT, "sha256 of the completion's UTF-8 text")
 _UNSCORABLE = _maybe(
@@ -103,7 +105,11 @@ _IMAGES = pa.schema(
         _column("source", _TEXT, "the source that delivered the picture first"),
         _column("source_file", _TEXT, "the annotation file that named the picture, relative to the source"),
         _column("file_name", _TEXT, "the picture's name as delivered, relative to the source"),
-        _column("uri", _TEXT, "where the picture was read: a path or s3:// address"),
+        _column(
+            "uri",
+            _TEXT,
+            "where the picture lies: relative to the root if made there, else a path or s3:// address",
+        ),
         _column("format", _TEXT, "the encoding found in the bytes, such as PNG or JPEG"),
         _column("width_px", _I32, "width of the EXIF-upright picture in pixels"),
         _column("height_px", _I32, "height of the EXIF-upright picture in pixels"),

@@ -101,6 +101,21 @@ def test_pictures_kept_by_reference_are_read_and_held_against_their_hash(tmp_pat
     assert "a.png: sha256 is" in str(caught.value) and "b.png: cannot be read" in str(caught.value)
 
 
+def test_pictures_kept_under_the_root_need_the_root(tmp_path):
+    (tmp_path / "root" / "generated").mkdir(parents=True)
+    images = []
+    for name, (data, _, _) in small_world.PICTURES.items():
+        (tmp_path / "root" / "generated" / name).write_bytes(data)
+        images.append({**small_world.image(name, "scenes"), "bytes": None, "uri": f"generated/{name}"})
+    paths = written(tmp_path, images=images)
+    rows = rows_from_paths(paths, "test", root=str(tmp_path / "root"))
+    assert [row.image_bytes for row in rows] == [b"picture a", b"picture b", b"picture b"]
+    with pytest.raises(
+        RowsError, match=r"generated/a\.png: kept relative to the root, and no root was given"
+    ):
+        rows_from_paths(paths, "test")
+
+
 def test_pictures_by_hash(world: SmallWorld):
     paths = [str(world.ledger.path(artifact)) for artifact in given(world)["images"]]
     wanted = sha256_bytes(b"picture a")
