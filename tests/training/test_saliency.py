@@ -121,6 +121,8 @@ def test_text_and_the_ids_that_it_stands_for_are_the_same_completion(policy):
     by_ids = explain(policy, _picture(), "what is it", ids)
     assert np.array_equal(by_text.values, by_ids.values)
     assert np.array_equal(by_text.values, by_text_with_end.values)
+    for other in (by_text_with_end, by_ids):
+        assert torch.equal(by_text.inputs["input_ids"], other.inputs["input_ids"])
     assert explain(policy, _picture(), "what is it", ids[:-1]).reason == "truncated"
 
 
@@ -132,11 +134,13 @@ def test_many_give_the_same_numbers_as_one_by_one(policy, method):
         (_picture(170, 170, 2), "it", "ball <think>"),
         (_picture(200, 90, 3), "what", "<think>it</think>the red red ball"),
         (_picture(90, 200, 4), "it", "<think>red</think>it"),
+        (_picture(84, 112, 5), "it", "red ball"),  # its first token is predicted by the prompt's last one
     ]
+    bare = None if method in ("direct", "raw_attention") else "no_thought"
     alone = [explain(policy, *example, method=method) for example in examples]
     for batch_size in (2, 8):
         many = explain_batch(policy, examples, method=method, batch_size=batch_size)
-        assert [m.reason for m in many] == [None, None, "format_invalid", None, None]
+        assert [m.reason for m in many] == [None, None, "format_invalid", None, None, bare]
         for one, other in zip(alone, many, strict=True):
             assert (one.grid_hw, one.image_wh) == (other.grid_hw, other.image_wh)
             ids = other.inputs["input_ids"][other.sample]
@@ -187,6 +191,15 @@ def test_no_map_but_a_reason(policy, completion, reason):
     (found,) = recorder.maps()
     assert (found.values, found.reason) == (None, reason)
     assert reason in UNSCORABLE
+
+
+def test_a_completion_that_the_trainer_blanked_is_truncated(policy):
+    """GRPO can mask a truncated completion; its tokens are still there, another sample's length long."""
+    inputs, start = teacher_forced(policy, [(_picture(), "it", GOOD)], SYSTEM_PROMPT)
+    inputs["attention_mask"][0, start:] = 0
+    with torch.no_grad(), record_maps(policy, inputs, start) as recorder:
+        policy.model(**inputs, use_cache=False)
+    assert recorder.maps()[0].reason == "truncated"
 
 
 def test_an_answer_without_a_thought_has_a_direct_map(policy):
