@@ -125,11 +125,11 @@ def deliver(source: Source, store: Store) -> bool:
     place = f"{source.location}/{MARKER}"
     if store.exists(place) and store.read_bytes(place) == marker.encode():
         return False
-    store.delete(place)
     generate = importlib.import_module(f"ops.{source.generator}").generate
     with tempfile.TemporaryDirectory(prefix=f"{source.name}-") as folder:
         generate(settings, Path(folder))
         (Path(folder) / MARKER).unlink(missing_ok=True)
+        store.delete(place)  # in a bucket the folder is replaced file by file: no marker while it is mixed
         store.put_folder(folder, source.location)
     store.write_bytes(place, marker.encode())
     return True

@@ -4,7 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ops.boxes import Box
 from ops.normalise import normalise
+from ops.questions import ask, place_of
 from storage.objects import Store
 from tests.ops.delivery import coco, encoded, json_lines, pixels, question, source, write
 
@@ -93,6 +95,14 @@ def test_detections_are_asked_how_many_and_where(tmp_path):
     assert rows[0]["evidence_area_frac"] == pytest.approx(7 / 35)
     assert rows[0]["answer_type"] == "number"
     assert "cup" in rows[0]["question"]
+
+
+def test_a_place_is_the_third_that_holds_the_middle():
+    # Middle at x 2.5 of 7 (3 * 2.5 / 7 = 1.07: centre) and y 3.5 of 5 (3 * 3.5 / 5 = 2.1: bottom).
+    assert place_of(Box(1, 3, 4, 4), (7, 5)) == "bottom centre"
+    assert place_of(Box(0, 0, 7, 5), (7, 5)) == "middle centre"
+    with pytest.raises(ValueError, match="'where' with one box"):
+        ask("where", "cup", [Box(0, 0, 1, 1)] * 2, (7, 5))
 
 
 def test_the_fields_of_a_question_arrive(tmp_path):
