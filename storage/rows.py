@@ -112,7 +112,8 @@ def pictures_by_sha256(
 ) -> dict[str, bytes]:
     """The bytes of the wanted pictures (image_sha256) from images tables, given as paths (local or s3://).
 
-    `root` is where pictures lie that are kept by a reference relative to it. A wanted picture that no table has is left out. Raises RowsError if one kept by reference cannot be read.
+    `root` is where pictures lie that are kept by a reference relative to it. A wanted picture that no table
+    has is left out. Raises RowsError if one kept by reference cannot be read.
     """
     found = _pictures(paths, pa.chunked_array([pa.array(sorted(set(wanted)), type=pa.string())]), root)
     return {sha256: picture["bytes"] for sha256, picture in found.items()}

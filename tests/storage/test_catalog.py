@@ -144,22 +144,21 @@ def test_readers_cannot_write_unless_they_ask(root: str):
 
 
 def test_a_half_moved_asset_shows_no_row_twice(world: SmallWorld):
-    # Normalising `scenes` again with other code; so far only one of its four handles has moved on.
+    # Normalised again with another setting, which keeps one box: of two works, each has a handle.
     work = Work("ops.normalise", "scenes", {"again": True})
-    names = ("images", "examples", "boxes", "quarantine")
     again = {
-        name: world.ledger.put_table(
-            work, name, name, world.ledger.read_table(world.data["scenes"][name]), {"again": 1}
-        )
-        for name in names
+        name: world.ledger.put_table(work, name, name, world.ledger.read_table(world.data["scenes"][name]))
+        for name in ("images", "examples", "quarantine")
     }
-    more = world.ledger.put_table(work, "boxes", "boxes", from_rows("boxes", small_world.boxes()[:1]))
-    world.ledger.point("data/boxes", "scenes", more)
-    build(world.ledger)
-    root = world.ledger.store.root
-    assert rows(root, "SELECT count(*) AS n FROM boxes") == [{"n": 1}]
-    assert rows(root, "SELECT count(*) AS n FROM examples") == [{"n": 3}]
-    assert again["examples"].sha256 == world.data["scenes"]["examples"].sha256
+    moved = world.ledger.put_table(work, "boxes", "boxes", from_rows("boxes", small_world.boxes()[:1]))
+    world.ledger.point("data/quarantine", "scenes", again["quarantine"])
+    # Whichever of the two the handle of the boxes names is shown, be it the newer or the older.
+    for boxes, n in ((moved, 1), (world.data["scenes"]["boxes"], 3)):
+        world.ledger.point("data/boxes", "scenes", boxes)
+        build(world.ledger)
+        root = world.ledger.store.root
+        assert rows(root, "SELECT count(*) AS n FROM boxes") == [{"n": n}]
+        assert rows(root, "SELECT count(*) AS n FROM examples") == [{"n": 3}]
 
 
 def test_a_superseded_result_is_not_shown(world: SmallWorld):

@@ -67,6 +67,10 @@ def test_bytes_and_folders(s3_store: Store, root: str, tmp_path: Path):
     s3_store.delete("b")
     s3_store.delete("b")
     assert s3_store.list() == ["a.txt"]
+    # Another machine's write is seen too, in a folder that was listed before.
+    bucket, _, prefix = root.removeprefix("s3://").partition("/")
+    boto3.client("s3").put_object(Bucket=bucket, Key=f"{prefix}/c.txt", Body=b"theirs")
+    assert s3_store.list() == ["a.txt", "c.txt"] and s3_store.exists("c.txt")
     with pytest.raises(StoreError, match=r"b/2\.txt: cannot be read"):
         s3_store.read_bytes("b/2.txt")
     with pytest.raises(StoreError, match="not there"):

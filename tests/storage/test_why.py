@@ -77,17 +77,19 @@ def test_an_unknown_map_is_an_error(world: SmallWorld, capsys):
     assert "is in none of the 2 archived tables" in err
 
 
-@pytest.mark.parametrize("role", ["scenes_raw", "cold_start", "splits"])
+@pytest.mark.parametrize("role", ["scenes_raw", "saliency_r1", "cold_start", "splits"])
 def test_a_lost_step_is_said_and_makes_the_command_fail(world: SmallWorld, capsys, role: str):
-    lost = {
-        "scenes_raw": world.raw["scenes"],
-        "cold_start": world.policies["cold_start"],
-        "splits": world.splits,
-    }
+    lost = {"scenes_raw": world.raw["scenes"], "splits": world.splits, **world.policies}
     world.ledger.store.delete(f"lineage/{lost[role].record}.json")
     code, out, err = why(world, capsys)
     assert code == 1
-    assert "NOT FOUND" in out and "problem:" in err
+    said = {
+        "scenes_raw": "the raw manifest of source scenes",
+        "saliency_r1": f"policy {world.policy_id('saliency_r1')} has no record",
+        "cold_start": "parent policy",
+        "splits": "example e2 has no place",
+    }
+    assert f"NOT FOUND: {said[role]}" in out and "problem:" in err
 
 
 def test_an_altered_table_on_the_way_is_not_believed(world: SmallWorld, capsys):
