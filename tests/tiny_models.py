@@ -13,7 +13,8 @@ SENTENCES = (
     SYSTEM_PROMPT,
     "<think>\nAt the top left I see a red car.\n</think>\ncar",
     "Think, then answer. What is at the bottom right? Where is the car? How many are there? 1 2 3 4 5",
-    "What colour is the car? There is nothing yes no red orange yellow green blue purple pink brown middle centre above below",
+    "What colour is the car? There is nothing yes no red orange yellow green blue purple pink brown",
+    "top bottom left right middle centre above below",
 )
 
 

@@ -34,6 +34,8 @@ from training.policy import Policy, load_policy, save_policy
 from training.scene_batches import CAPTION_REQUEST, NOTHING, SceneBatch, draw_scenes, make_batch
 from training.scene_batches import caption as scene_caption
 
+PHASES = ("labels", "joint", "questions")
+
 
 @dataclass(frozen=True)
 class PretrainSettings:
@@ -41,14 +43,17 @@ class PretrainSettings:
 
     seed: int = 1
     label_steps: int = 500
-    joint_steps: int = 1800
+    joint_steps: int = 1200
+    question_steps: int = 900
     batch_size: int = 16
     label_learning_rate: float = 2e-3
     joint_learning_rate: float = 1.2e-3
+    question_learning_rate: float = 1.0e-3
     warmup_steps: int = 60
     weight_decay: float = 0.05
     label_weight: float = 0.3
     harder_rate: float = 0.08
+    caption_rate: float = 0.4
     fresh_scenes_per_batch: int = 8
     system_prompts: tuple[str, ...] = ("", SYSTEM_PROMPT, "Think, then answer.")
     extra_words: str = (
@@ -65,12 +70,22 @@ class PretrainSettings:
     vision_intermediate_size: int = 320
     vision_heads: int = 4
 
+    def of_phase(self, phase: str) -> tuple[int, float]:
+        """Steps and peak learning rate of a phase."""
+        return {
+            "labels": (self.label_steps, self.label_learning_rate),
+            "joint": (self.joint_steps, self.joint_learning_rate),
+            "questions": (self.question_steps, self.question_learning_rate),
+        }[phase]
+
 
 class _SceneStream(IterableDataset[SceneBatch]):
     """An endless stream of batches: some scenes fresh, the others drawn again from the latest few thousand."""
 
-    def __init__(self, policy: Policy, settings: PretrainSettings, seed: int):
-        self._policy, self._settings, self._seed = policy, settings, seed
+    def __init__(self, policy: Policy, settings: PretrainSettings, phase: str):
+        self._policy, self._settings = policy, settings
+        self._seed = settings.seed + 11 * (1 + PHASES.index(phase))
+        self._caption_rate = 0.0 if phase == "questions" else settings.caption_rate
 
     def __iter__(self) -> Iterator[SceneBatch]:
         settings, rng = self._settings, np.random.default_rng(self._seed)
@@ -83,7 +98,14 @@ class _SceneStream(IterableDataset[SceneBatch]):
             known = rng.integers(max(1, len(pool)), size=settings.batch_size - n_fresh)
             chosen = fresh + [pool[i] for i in known]
             pool = (pool + fresh)[-4000:]
-            yield make_batch(self._policy, chosen, rng, settings.system_prompts, settings.harder_rate)
+            yield make_batch(
+                self._policy,
+                chosen,
+                rng,
+                settings.system_prompts,
+                settings.harder_rate,
+                self._caption_rate,
+            )
 
 
 def tokenizer_sentences(settings: PretrainSettings) -> list[str]:
@@ -119,12 +141,16 @@ def new_policy(settings: PretrainSettings) -> Policy:
 
 def label_loss(policy: Policy, image_features: Tensor, word_targets: Tensor) -> Tensor:
     """Cross entropy between what the head reads off each image token (after the final norm) and what lies there."""
-    logits = policy.model.lm_head(policy.family.text_model(policy.model).norm(image_features)).float()
-    return -(word_targets * logits.log_softmax(-1)).sum(-1).mean()
+    return _read_off(policy, policy.family.text_model(policy.model).norm(image_features), word_targets)
+
+
+def _read_off(policy: Policy, states: Tensor, targets: Tensor) -> Tensor:
+    return -(targets * policy.model.lm_head(states).float().log_softmax(-1)).sum(-1).mean()
 
 
 def joint_loss(policy: Policy, batch: SceneBatch, label_weight: float) -> tuple[Tensor, dict[str, float]]:
-    """Next-token loss of the answers plus the weighted loss of the image tokens' words."""
+    """Next-token loss of the answers, plus what is read off the image tokens: what lies there when they enter the
+    text layers, that and where it is when they leave them (features alone do not know where they are)."""
     inputs = dict(batch.inputs)
     pixels, grid = inputs.pop("pixel_values"), inputs.pop("image_grid_thw")
     labels = inputs.pop("labels")
@@ -141,7 +167,11 @@ def joint_loss(policy: Policy, batch: SceneBatch, label_weight: float) -> tuple[
     logits = policy.model.lm_head(hidden[:, :-1][chosen]).float()
     text = torch.nn.functional.cross_entropy(logits, wanted[chosen])
     right = float((logits.argmax(-1) == wanted[chosen]).float().mean())
-    return text + label_weight * words, {"text": text.item(), "words": words.item(), "token_accuracy": right}
+    at_pictures = hidden[inputs["input_ids"] == policy.processor.image_token_id]
+    places = _read_off(policy, at_pictures, 0.5 * batch.word_targets + 0.5 * batch.place_targets)
+    parts = {"text": text, "words": words, "places": places}
+    loss = text + label_weight * (words + places)
+    return loss, {name: part.item() for name, part in parts.items()} | {"token_accuracy": right}
 
 
 def _tower_loss(policy: Policy, batch: SceneBatch) -> tuple[Tensor, dict[str, float]]:
@@ -160,12 +190,11 @@ def _rate(step: int, n_steps: int, warmup: int) -> float:
 
 def _run_phase(policy: Policy, settings: PretrainSettings, phase: str, log: Any, out: Path) -> None:
     labels_only = phase == "labels"
-    n_steps = settings.label_steps if labels_only else settings.joint_steps
-    peak = settings.label_learning_rate if labels_only else settings.joint_learning_rate
+    n_steps, peak = settings.of_phase(phase)
     optimiser = torch.optim.AdamW(
         policy.model.parameters(), lr=peak, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
     )
-    stream = _SceneStream(policy, settings, settings.seed + (11 if labels_only else 22))
+    stream = _SceneStream(policy, settings, phase)
     batches = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4))
     sums: dict[str, list[float]] = defaultdict(list)
     policy.model.train()
@@ -244,17 +273,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the finished policy and its log")
     parser.add_argument("--label-steps", type=int, default=PretrainSettings.label_steps)
     parser.add_argument("--joint-steps", type=int, default=PretrainSettings.joint_steps)
+    parser.add_argument("--question-steps", type=int, default=PretrainSettings.question_steps)
     parser.add_argument("--seed", type=int, default=PretrainSettings.seed)
     parser.add_argument("--held-out-scenes", type=int, default=300)
     chosen = parser.parse_args(arguments)
     settings = PretrainSettings(
-        seed=chosen.seed, label_steps=chosen.label_steps, joint_steps=chosen.joint_steps
+        seed=chosen.seed,
+        label_steps=chosen.label_steps,
+        joint_steps=chosen.joint_steps,
+        question_steps=chosen.question_steps,
     )
     chosen.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     policy, started = new_policy(settings), time.monotonic()
     with (chosen.out / "pretrain.jsonl").open("a", encoding="utf-8") as log:
-        for phase in ("labels", "joint"):
+        for phase in PHASES:
             done = chosen.out / f"{phase}-done"
             if (done / "model.safetensors").is_file():
                 policy = replace(policy, model=load_policy(str(done), device="cpu").model)

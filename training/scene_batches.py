@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ops.scene_pictures import Scene, compose, draw_plan
-from ops.scene_questions import SceneQuestion, caption, questions
+from ops.scene_pictures import Scene, cells_of, compose, draw_plan, place_name
+from ops.scene_questions import caption, questions
 from training.overlap import coverage
 from training.policy import Policy
 
 CAPTION_REQUEST = "What can be seen?"
 NOTHING = " nothing"
 SIMPLE_KINDS = ("what", "where", "colour")
+MOST_TURNS = 6
 
 IGNORED = -100
 
@@ -31,11 +32,13 @@ class SceneBatch:
     """Model inputs with `labels` [batch, length], and per image token a distribution over words.
 
     `word_targets` is float32 [image tokens of the batch, vocabulary]: what lies under the token, half as the thing's
-    name and half as its colour, by exact share of the token's area, the rest as `nothing`.
+    name and half as its colour, by exact share of the token's area, the rest as `nothing`. `place_targets` is the same
+    for the two words of the token's place ("top", "left").
     """
 
     inputs: dict[str, Tensor]
     word_targets: Tensor
+    place_targets: Tensor
 
 
 def draw_scenes(seed: int, n_scenes: int) -> Iterator[Scene]:
@@ -45,42 +48,62 @@ def draw_scenes(seed: int, n_scenes: int) -> Iterator[Scene]:
         yield compose(draw_plan(rng), grain_seed=int(rng.integers(2**31)))
 
 
-def choose_turns(scene: Scene, rng: Generator, harder_rate: float) -> list[tuple[str, str]]:
-    """Turns (request, answer) about one scene: sometimes a caption first, then questions answered without a thought."""
-    captioned = rng.random() < 0.4
-    turns = [(CAPTION_REQUEST, caption(scene))] if captioned else []
+def choose_turns(
+    scene: Scene, rng: Generator, harder_rate: float, caption_rate: float
+) -> list[tuple[str, str]]:
+    """Turns (request, answer) about one scene: now and then a caption, else questions answered without a thought."""
+    if rng.random() < caption_rate:
+        return [(CAPTION_REQUEST, caption(scene))]
     asked = [q for q in questions(scene) if q.kind in SIMPLE_KINDS or rng.random() < harder_rate]
-    return turns + [(q.question, q.answer) for q in _some(asked, rng, 2 if captioned else 5)]
+    return [(asked[i].question, asked[i].answer) for i in rng.permutation(len(asked))[:MOST_TURNS]]
 
 
-def _some(asked: list[SceneQuestion], rng: Generator, n_wanted: int) -> list[SceneQuestion]:
-    chosen = rng.permutation(len(asked))[:n_wanted]
-    return [asked[i] for i in chosen]
+@dataclass(frozen=True)
+class PackedRow:
+    """Several turns about one picture in one sequence, each as if it stood alone after the picture.
+
+    `turn` is 0 for what all share (system prompt and picture) and the turn's number otherwise: a token sees what all
+    share and its own turn. `positions` (time, row, column) start again after the picture for each turn.
+    """
+
+    ids: list[int]
+    labels: list[int]
+    turn: list[int]
+    positions: list[tuple[int, int, int]]
 
 
-def conversation_ids(
-    policy: Policy, system_prompt: str, n_image_tokens: int, turns: Sequence[tuple[str, str]]
-) -> tuple[list[int], list[int]]:
-    """Token ids and labels of a conversation; only the answers and their end tokens carry labels."""
-    tokenizer = policy.tokenizer
-    ids: list[int] = []
-    labels: list[int] = []
+def pack_turns(
+    policy: Policy, system_prompt: str, grid_hw: tuple[int, int], turns: Sequence[tuple[str, str]]
+) -> PackedRow:
+    """Pack turns that share a picture; only the answers and their end tokens carry labels."""
+    row = PackedRow([], [], [], [])
+    cursor = 0
 
-    def add(text: str, learned: bool) -> None:
-        piece = tokenizer(text, add_special_tokens=False)["input_ids"]
-        ids.extend(piece)
-        labels.extend(piece if learned else [IGNORED] * len(piece))
+    def add(text: str, turn: int, learned: bool = False) -> None:
+        nonlocal cursor
+        piece = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        row.ids.extend(piece)
+        row.labels.extend(piece if learned else [IGNORED] * len(piece))
+        row.turn.extend([turn] * len(piece))
+        row.positions.extend((cursor + k,) * 3 for k in range(len(piece)))
+        cursor += len(piece)
 
     if system_prompt:
-        add(f"<|im_start|>system\n{system_prompt}<|im_end|>\n", False)
-    for index, (request, answer) in enumerate(turns):
-        picture = (
-            "<|vision_start|>" + "<|image_pad|>" * n_image_tokens + "<|vision_end|>" if index == 0 else ""
-        )
-        add(f"<|im_start|>user\n{picture}{request}<|im_end|>\n<|im_start|>assistant\n", False)
-        add(f"{answer}<|im_end|>", True)
-        add("\n", False)
-    return ids, labels
+        add(f"<|im_start|>system\n{system_prompt}<|im_end|>\n", 0)
+    add("<|im_start|>user\n<|vision_start|>", 0)
+    n_tokens = grid_hw[0] * grid_hw[1]
+    row.ids.extend([policy.processor.image_token_id] * n_tokens)
+    row.labels.extend([IGNORED] * n_tokens)
+    row.turn.extend([0] * n_tokens)
+    row.positions.extend((cursor, cursor + r, cursor + c) for r, c in np.ndindex(*grid_hw))
+    cursor += max(grid_hw)
+    add("<|vision_end|>", 0)
+    after_picture = cursor
+    for number, (request, answer) in enumerate(turns, start=1):
+        cursor = after_picture
+        add(f"{request}<|im_end|>\n<|im_start|>assistant\n", number)
+        add(f"{answer}<|im_end|>", number, learned=True)
+    return row
 
 
 def word_targets(scene: Scene, grid_hw: tuple[int, int], policy: Policy) -> NDArray[np.float32]:
@@ -95,6 +118,18 @@ def word_targets(scene: Scene, grid_hw: tuple[int, int], policy: Policy) -> NDAr
     return targets / targets.sum(axis=1, keepdims=True)
 
 
+def place_targets(scene: Scene, grid_hw: tuple[int, int], policy: Policy) -> NDArray[np.float32]:
+    """Where each image token is: float32 [gh * gw, vocabulary], one half on each of the two words of its cell."""
+    height, width = scene.picture.shape[:2]
+    rows, columns = cells_of((width, height))
+    targets = np.zeros((grid_hw[0] * grid_hw[1], len(policy.tokenizer)), dtype=np.float32)
+    for token, (row, column) in enumerate(np.ndindex(*grid_hw)):
+        cell = (int((row + 0.5) / grid_hw[0] * rows), int((column + 0.5) / grid_hw[1] * columns))
+        for word in place_name(cell, (rows, columns)).split():
+            targets[token, word_id(policy, f" {word}")] += 0.5
+    return targets
+
+
 def word_id(policy: Policy, word: str) -> int:
     """The one token of a word (with its leading space); ValueError when the tokenizer splits it."""
     ids = policy.tokenizer(word, add_special_tokens=False)["input_ids"]
@@ -104,34 +139,50 @@ def word_id(policy: Policy, word: str) -> int:
 
 
 def make_batch(
-    policy: Policy, scenes: Sequence[Scene], rng: Generator, system_prompts: Sequence[str], harder_rate: float
+    policy: Policy,
+    scenes: Sequence[Scene],
+    rng: Generator,
+    system_prompts: Sequence[str],
+    harder_rate: float,
+    caption_rate: float,
 ) -> SceneBatch:
-    """A right-padded batch, one conversation of up to five turns for each scene."""
+    """A right-padded batch, one packed row for each scene."""
     pictures = policy.processor.image_processor(
         [Image.fromarray(s.picture) for s in scenes], return_tensors="pt"
     )
     merge = policy.processor.image_processor.merge_size
     grids = [(int(h) // merge, int(w) // merge) for _, h, w in pictures["image_grid_thw"]]
     rows = [
-        conversation_ids(
-            policy, str(rng.choice(list(system_prompts))), gh * gw, choose_turns(scene, rng, harder_rate)
+        pack_turns(
+            policy,
+            str(rng.choice(list(system_prompts))),
+            grid,
+            choose_turns(scene, rng, harder_rate, caption_rate),
         )
-        for scene, (gh, gw) in zip(scenes, grids, strict=True)
+        for scene, grid in zip(scenes, grids, strict=True)
     ]
-    inputs = _pad(rows, int(policy.tokenizer.pad_token_id), int(policy.processor.image_token_id))
-    targets = np.concatenate([word_targets(s, g, policy) for s, g in zip(scenes, grids, strict=True)])
+    words, places = (
+        torch.from_numpy(np.concatenate([make(s, g, policy) for s, g in zip(scenes, grids, strict=True)]))
+        for make in (word_targets, place_targets)
+    )
     pixels: dict[str, Any] = {name: pictures[name] for name in ("pixel_values", "image_grid_thw")}
-    return SceneBatch(inputs | pixels, torch.from_numpy(targets))
+    return SceneBatch(collate(rows, int(policy.tokenizer.pad_token_id)) | pixels, words, places)
 
 
-def _pad(rows: Sequence[tuple[list[int], list[int]]], pad_id: int, image_id: int) -> dict[str, Tensor]:
-    length = max(len(ids) for ids, _ in rows)
-    input_ids = torch.tensor([ids + [pad_id] * (length - len(ids)) for ids, _ in rows])
-    labels = torch.tensor([lab + [IGNORED] * (length - len(lab)) for _, lab in rows])
-    lengths = torch.tensor([len(ids) for ids, _ in rows])
+def collate(rows: Sequence[PackedRow], pad_id: int) -> dict[str, Tensor]:
+    """Rows padded on the right: input_ids, labels [batch, length], position_ids [3, batch, length] and a boolean
+    attention_mask [batch, 1, query, key]."""
+    length = max(len(row.ids) for row in rows)
+
+    def padded(values: Sequence[Any], filler: Any) -> list[Any]:
+        return [*values, *[filler] * (length - len(values))]
+
+    turn = torch.tensor([padded(row.turn, -1) for row in rows])
+    query, key = turn[:, :, None], turn[:, None, :]
+    visible = ((key == 0) | (key == query)) & torch.ones(length, length).tril().bool()
     return {
-        "input_ids": input_ids,
-        "labels": labels,
-        "attention_mask": (torch.arange(length)[None] < lengths[:, None]).long(),
-        "mm_token_type_ids": (input_ids == image_id).long(),
+        "input_ids": torch.tensor([padded(row.ids, pad_id) for row in rows]),
+        "labels": torch.tensor([padded(row.labels, IGNORED) for row in rows]),
+        "position_ids": torch.tensor([padded(row.positions, (0, 0, 0)) for row in rows]).permute(2, 0, 1),
+        "attention_mask": visible[:, None],
     }

@@ -13,22 +13,48 @@ from ops.scene_pictures import Placed, Scene
 from tests.tiny_models import tiny_policy
 from training import pretrain
 from training.conversation import messages
-from training.scene_batches import IGNORED, conversation_ids, draw_scenes, make_batch, word_id, word_targets
+from training.scene_batches import (
+    IGNORED,
+    collate,
+    draw_scenes,
+    make_batch,
+    pack_turns,
+    word_id,
+    word_targets,
+)
 
 
-def test_a_conversation_has_the_very_tokens_of_the_chat_template() -> None:
+def test_packed_turns_are_the_same_as_single_ones() -> None:
+    """Oracle: the processor's own chat template, one turn at a time. Same tokens, and the same hidden states."""
+    policy, scenes = tiny_policy(), list(draw_scenes(3, 2))
+    turns = [("Where is the car?", "top left"), ("What is at the bottom right?", "car")]
+    pictures = [Image.fromarray(scene.picture) for scene in scenes]
+    seen = policy.processor.image_processor(pictures, return_tensors="pt")
+    grids = [(int(h) // 2, int(w) // 2) for _, h, w in seen["image_grid_thw"]]
+    rows = [pack_turns(policy, "Look.", grid, turns) for grid in grids]
+    batch = collate(rows, policy.tokenizer.pad_token_id)
+    del batch["labels"]
+    with torch.no_grad():
+        packed = policy.model.model(**batch, **seen, use_cache=False).last_hidden_state
+        for row, picture, states in zip(rows, pictures, packed, strict=True):
+            for number, (request, answer) in enumerate(turns, start=1):
+                text = policy.processor.apply_chat_template(
+                    messages(request, "Look."), add_generation_prompt=True, tokenize=False
+                )
+                alone = policy.processor(
+                    images=[picture], text=[f"{text}{answer}<|im_end|>"], return_tensors="pt"
+                )
+                mine = [i for i, turn in enumerate(row.turn) if turn in (0, number)]
+                assert [row.ids[i] for i in mine] == alone["input_ids"][0].tolist()
+                wanted = policy.model.model(**alone, use_cache=False).last_hidden_state[0]
+                torch.testing.assert_close(states[mine], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_only_answers_and_their_ends_are_learned() -> None:
     policy = tiny_policy()
-    picture = Image.new("RGB", (112, 84))
-    text = policy.processor.apply_chat_template(
-        messages("Where?", "Look."), add_generation_prompt=True, tokenize=False
-    )
-    wanted = policy.processor(images=[picture], text=[text])["input_ids"][0]
-    ids, labels = conversation_ids(
-        policy, "Look.", wanted.count(policy.processor.image_token_id), [("Where?", "top")]
-    )
-    assert ids[: len(wanted)] == list(wanted)
-    learned = [i for i, label in zip(ids, labels, strict=True) if label != IGNORED]
-    assert policy.tokenizer.decode(learned) == "top<|im_end|>"
+    row = pack_turns(policy, "", (2, 3), [("Where?", "top"), ("What?", "car")])
+    learned = [i for i, label in zip(row.ids, row.labels, strict=True) if label != IGNORED]
+    assert policy.tokenizer.decode(learned) == "top<|im_end|>car<|im_end|>"
 
 
 def test_word_targets_are_shares_of_area() -> None:
@@ -52,9 +78,10 @@ def test_a_batch_labels_only_answers_and_hides_padding() -> None:
     settings = pretrain.PretrainSettings()
     policy = pretrain.new_policy(replace(settings, hidden_size=48, intermediate_size=64, num_hidden_layers=1))
     scenes = list(draw_scenes(3, 3))
-    batch = make_batch(policy, scenes, np.random.default_rng(0), [""], harder_rate=0.0)
-    labels, mask = batch.inputs["labels"], batch.inputs["attention_mask"]
-    assert (labels[mask == 0] == IGNORED).all()
+    batch = make_batch(policy, scenes, np.random.default_rng(0), [""], harder_rate=0.0, caption_rate=0.5)
+    labels = batch.inputs["labels"]
+    padding = batch.inputs["input_ids"] == policy.tokenizer.pad_token_id
+    assert (labels[padding] == IGNORED).all()
     assert ((labels != IGNORED).sum(dim=1) > 0).all()
     n_image_tokens = int((batch.inputs["input_ids"] == policy.processor.image_token_id).sum())
     assert batch.word_targets.shape[0] == n_image_tokens
