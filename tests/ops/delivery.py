@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ops.sources import Source
+from storage.objects import Store
+from storage.tables import encode_table
 
 
 def pixels(size_wh: tuple[int, int] = (7, 5), seed: int = 0) -> np.ndarray:
@@ -62,3 +64,23 @@ def question(image_id: object = 1, annotation_ids: object = (1,), **fields: Any)
     """A good row of a questions file unless told otherwise."""
     row = {"image_id": image_id, "question": "What is it?", "answer": "cup", "annotation_ids": annotation_ids}
     return row | fields
+
+
+def new_store(tmp_path) -> Store:
+    """An empty store."""
+    return Store(str(tmp_path / "root"))
+
+
+def conserved(tables) -> None:
+    """Rows in are rows out and refused rows, and every table keeps to its schema."""
+    assert tables.counts["rows_out"] == tables.examples.num_rows
+    assert tables.counts["quarantined"] == tables.quarantine.num_rows
+    assert tables.counts["rows_in"] == tables.counts["rows_out"] + tables.counts["quarantined"]
+    for name in ("images", "examples", "boxes", "quarantine"):
+        encode_table(name, getattr(tables, name))
+
+
+def refused(tables) -> list[tuple]:
+    """File, row and reason of each refused row; nothing is lost."""
+    conserved(tables)
+    return [(row["source_file"], row["source_row"], row["reason"]) for row in tables.quarantine.to_pylist()]

@@ -4,34 +4,26 @@ import json
 import os
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from ops.normalise import NothingLeft, normalise
-from storage.objects import Store
 from storage.tables import encode_table
-from tests.ops.delivery import coco, encoded, json_lines, pixels, question, source, turned, write
+from tests.ops.delivery import (
+    coco,
+    conserved,
+    encoded,
+    json_lines,
+    new_store,
+    pixels,
+    question,
+    refused,
+    source,
+    turned,
+    write,
+)
 
 GOOD = {"id": 1, "file_name": "good.png", "width": 7, "height": 5}
 GOOD_BOX = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 3, 2]}
-
-
-def _store(tmp_path) -> Store:
-    return Store(str(tmp_path / "root"))
-
-
-def _conserved(tables) -> None:
-    assert tables.counts["rows_out"] == tables.examples.num_rows
-    assert tables.counts["quarantined"] == tables.quarantine.num_rows
-    assert tables.counts["rows_in"] == tables.counts["rows_out"] + tables.counts["quarantined"]
-    for name in ("images", "examples", "boxes", "quarantine"):
-        encode_table(name, getattr(tables, name))
-
-
-def _refused(tables) -> list[tuple]:
-    _conserved(tables)
-    return [(row["source_file"], row["source_row"], row["reason"]) for row in tables.quarantine.to_pylist()]
 
 
 def _asked(tmp_path, questions, images=(), boxes=(), options=None):
@@ -41,7 +33,7 @@ def _asked(tmp_path, questions, images=(), boxes=(), options=None):
     content = questions if isinstance(questions, bytes) else json_lines(questions).encode()
     write(tmp_path, "shelf/questions.jsonl", content)
     shelf = source(tmp_path / "shelf", questions="questions.jsonl", options=options or {})
-    return normalise(shelf, _store(tmp_path))
+    return normalise(shelf, new_store(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +74,7 @@ def _asked(tmp_path, questions, images=(), boxes=(), options=None):
 def test_a_bad_question_costs_its_row(line, reason, tmp_path):
     tables = _asked(tmp_path, [question(), "", line, question(answer="mug")])
     # The blank line is no row, but counts as a line: the bad one is line 2, the last good one line 3.
-    assert _refused(tables) == [("questions.jsonl", 2, reason)]
+    assert refused(tables) == [("questions.jsonl", 2, reason)]
     assert tables.examples["source_row"].to_pylist() == [0, 3]
     assert tables.counts["rows_in"] == 3
 
@@ -106,7 +98,7 @@ def test_a_bad_box_costs_its_row_once_and_every_question_that_needs_it(bbox, rea
     bad = {"id": 2, "image_id": 1, "category_id": 1, "bbox": bbox}
     rows = [question(), question(1, [1, 2], answer="two"), question(1, [2], answer="one")]
     tables = _asked(tmp_path, rows, boxes=[bad])
-    assert _refused(tables) == [
+    assert refused(tables) == [
         ("questions.jsonl", 1, reason),
         ("questions.jsonl", 2, reason),
         ("annotations.json", 1, reason),
@@ -127,7 +119,7 @@ def test_a_bad_box_costs_its_row_once_and_every_question_that_needs_it(bbox, rea
 )
 def test_a_bad_annotation_entry_costs_its_row(entry, reason, tmp_path):
     tables = _asked(tmp_path, [question()], boxes=[entry])
-    assert _refused(tables) == [("annotations.json", 1, reason)]
+    assert refused(tables) == [("annotations.json", 1, reason)]
 
 
 @pytest.mark.parametrize(
@@ -143,20 +135,20 @@ def test_a_bad_annotation_entry_costs_its_row(entry, reason, tmp_path):
 )
 def test_a_bad_image_entry_costs_its_row(entry, reason, tmp_path):
     tables = _asked(tmp_path, [question()], images=[entry])
-    assert _refused(tables) == [("annotations.json", 1, reason)]
+    assert refused(tables) == [("annotations.json", 1, reason)]
 
 
 def test_an_annotation_id_that_two_boxes_share_answers_no_question(tmp_path):
     twin = GOOD_BOX | {"bbox": [0, 0, 1, 1]}
     third = GOOD_BOX | {"id": 3}
     tables = _asked(tmp_path, [question(), question(1, [3])], boxes=[twin, third])
-    assert _refused(tables) == [("questions.jsonl", 0, "no_boxes")]
+    assert refused(tables) == [("questions.jsonl", 0, "no_boxes")]
 
 
-def test_evidence_on_another_picture_is_refused(tmp_path):
+def test_evidence_on_another_picture_isrefused(tmp_path):
     other = {"id": 2, "file_name": "good.png"}
     tables = _asked(tmp_path, [question(), question(2, [1])], images=[other])
-    assert _refused(tables) == [("questions.jsonl", 1, "no_boxes")]
+    assert refused(tables) == [("questions.jsonl", 1, "no_boxes")]
 
 
 def _bad_pictures() -> dict[str, bytes]:
@@ -203,7 +195,7 @@ def test_a_picture_that_cannot_be_had_costs_its_questions(file_name, reason, tmp
     box = {"id": 2, "image_id": 2, "category_id": 1, "bbox": [0, 0, 1, 1]}
     rows = [question(), question(2, [2]), question(2, [2], answer="mug")]
     tables = _asked(tmp_path, rows, images=[bad], boxes=[box], options={"max_pixels": 50 * 60 - 1})
-    assert _refused(tables) == [("questions.jsonl", 1, reason), ("questions.jsonl", 2, reason)]
+    assert refused(tables) == [("questions.jsonl", 1, reason), ("questions.jsonl", 2, reason)]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -213,7 +205,7 @@ def test_a_picture_without_permission_is_unreadable(tmp_path):
     bad = {"id": 2, "file_name": "locked.png"}
     box = {"id": 2, "image_id": 2, "category_id": 1, "bbox": [0, 0, 1, 1]}
     tables = _asked(tmp_path, [question(), question(2, [2])], images=[bad], boxes=[box])
-    assert _refused(tables) == [("questions.jsonl", 1, "unreadable_file")]
+    assert refused(tables) == [("questions.jsonl", 1, "unreadable_file")]
 
 
 def test_a_link_inside_the_folder_is_followed(tmp_path):
@@ -221,20 +213,20 @@ def test_a_link_inside_the_folder_is_followed(tmp_path):
     (tmp_path / "shelf/cup.png").symlink_to("real/cup.png")
     box = {"id": 2, "image_id": 2, "category_id": 1, "bbox": [0, 0, 1, 1]}
     tables = _asked(tmp_path, [question(2, [2])], images=[{"id": 2, "file_name": "cup.png"}], boxes=[box])
-    assert _refused(tables) == []
+    assert refused(tables) == []
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
     lines = [json.dumps(question()), json.dumps(question(answer="tasse à café"), ensure_ascii=False)]
     tables = _asked(tmp_path, b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n\r\n")
-    assert _refused(tables) == []
+    assert refused(tables) == []
     assert tables.examples["answer"].to_pylist() == ["cup", "tasse à café"]
 
 
 def test_a_line_that_is_not_utf8_costs_that_line(tmp_path):
     good = json.dumps(question()).encode()
     tables = _asked(tmp_path, b'{"question": "\xff"}\n' + good)
-    assert _refused(tables) == [("questions.jsonl", 0, "broken_json")]
+    assert refused(tables) == [("questions.jsonl", 0, "broken_json")]
 
 
 @pytest.mark.parametrize(
@@ -257,17 +249,17 @@ def test_a_source_with_nothing_left_says_so_once(content, reason, tmp_path):
     if content is not None:
         write(tmp_path, "shelf/annotations.json", content)
     with pytest.raises(NothingLeft) as caught:
-        normalise(source(tmp_path / "shelf"), _store(tmp_path))
+        normalise(source(tmp_path / "shelf"), new_store(tmp_path))
     tables = caught.value.tables
     assert set(tables.quarantine["reason"].to_pylist()) == ({reason} if reason else set())
     assert (reason or "no rows at all") in str(caught.value)
     assert "'shelf'" in str(caught.value)
-    _conserved(tables)
+    conserved(tables)
 
 
 def test_a_folder_that_is_not_there_is_not_made(tmp_path):
     with pytest.raises(NothingLeft, match="missing_file 1"):
-        normalise(source(tmp_path / "nowhere"), _store(tmp_path))
+        normalise(source(tmp_path / "nowhere"), new_store(tmp_path))
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -275,11 +267,11 @@ def test_a_missing_questions_file_is_one_row(tmp_path):
     write(tmp_path, "shelf/good.png", encoded(pixels()))
     write(tmp_path, "shelf/annotations.json", coco([GOOD], [GOOD_BOX]))
     with pytest.raises(NothingLeft) as caught:
-        normalise(source(tmp_path / "shelf", questions="questions.jsonl"), _store(tmp_path))
-    assert _refused(caught.value.tables) == [("questions.jsonl", None, "missing_file")]
+        normalise(source(tmp_path / "shelf", questions="questions.jsonl"), new_store(tmp_path))
+    assert refused(caught.value.tables) == [("questions.jsonl", None, "missing_file")]
 
 
-def test_the_size_is_the_pictures_own_and_another_annotated_size_is_refused(tmp_path):
+def test_the_size_is_the_pictures_own_and_another_annotated_size_isrefused(tmp_path):
     # Stored 7 wide and 5 high, turned by EXIF to 5 wide and 7 high.
     write(tmp_path, "shelf/turned.png", turned(pixels(seed=2), 6))
     box = {"id": 2, "image_id": 2, "category_id": 1, "bbox": [0, 5, 5, 2]}  # fits 5 x 7 only
@@ -287,22 +279,22 @@ def test_the_size_is_the_pictures_own_and_another_annotated_size_is_refused(tmp_
     rows = [question(), question(2, [2])]
     for size in ({"width": 5, "height": 7}, {}, {"width": "7", "height": True}, {"width": 0, "height": 0}):
         tables = _asked(tmp_path, rows, images=[named | size], boxes=[box])
-        assert _refused(tables) == []
+        assert refused(tables) == []
         assert tables.images.to_pylist()[1]["width_px"] == 5
         assert tables.images.to_pylist()[1]["height_px"] == 7
     stored = named | {"width": 7, "height": 5}
     tables = _asked(tmp_path, rows, images=[stored], boxes=[box])
-    assert _refused(tables) == [("questions.jsonl", 1, "unsupported")]
+    assert refused(tables) == [("questions.jsonl", 1, "unsupported")]
     detail = tables.quarantine["detail"][0].as_py()
     assert "annotated as 7 x 5 px, but upright it is 5 x 7 px (stored 7 x 5, turned by EXIF)" in detail
     tables = _asked(tmp_path, rows, images=[stored], boxes=[box], options={"annotated_size": "ignore"})
-    assert _refused(tables) == []
+    assert refused(tables) == []
 
 
 def test_boxes_are_clipped_only_when_asked_for(tmp_path):
     wide = {"id": 2, "image_id": 1, "category_id": 1, "bbox": [5, 3, 9, 9]}
     tables = _asked(tmp_path, [question(1, [2])], boxes=[wide], options={"clip_boxes": True})
-    assert _refused(tables) == []
+    assert refused(tables) == []
     assert tables.boxes.to_pylist()[0]["x2_px"] == 7.0
     assert tables.examples["evidence_area_frac"][0].as_py() == pytest.approx(2 * 2 / 35)
 
@@ -334,10 +326,10 @@ def test_the_same_delivery_gives_the_same_bytes(tmp_path):
 def _detected(tmp_path, images, boxes):
     write(tmp_path, "shelf/good.png", encoded(pixels()))
     write(tmp_path, "shelf/annotations.json", coco([GOOD, *images], [GOOD_BOX, *boxes]))
-    return normalise(source(tmp_path / "shelf"), _store(tmp_path))
+    return normalise(source(tmp_path / "shelf"), new_store(tmp_path))
 
 
-def test_detections_of_every_bad_kind_are_conserved(tmp_path):
+def test_detections_of_every_bad_kind_areconserved(tmp_path):
     write(tmp_path, "shelf/two.png", encoded(pixels(seed=5)))
     images = [
         {"id": 2, "file_name": "two.png"},
@@ -355,7 +347,7 @@ def test_detections_of_every_bad_kind_are_conserved(tmp_path):
         {"image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1], "iscrowd": 1},  # 7: crowd
     ]
     tables = _detected(tmp_path, images, boxes)
-    assert _refused(tables) == [
+    assert refused(tables) == [
         ("annotations.json", 7, "unsupported"),
         ("annotations.json", 1, "box_outside_picture"),  # the question how many cups
         ("annotations.json", 4, "missing_field"),
@@ -372,79 +364,6 @@ def test_detections_of_every_bad_kind_are_conserved(tmp_path):
         ("count", 3),
         ("where", 3),
     ]
-
-
-def _cot(bbox="[0.1, 0.2, 0.5, 0.9]", **fields):
-    return {"image": "good.png", "problem": "What?", "solution": "cup", "bbox": bbox} | fields
-
-
-def _visual_cot(tmp_path, name, content):
-    write(tmp_path, "shelf/good.png", encoded(pixels()))
-    write(tmp_path, f"shelf/{name}", content)
-    return normalise(source(tmp_path / "shelf", "visual_cot", annotations=name), _store(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        (_cot("[1.064,0.48,1.334,0.749]"), "box_outside_picture"),
-        (_cot("[0.1,0.2,0.5,1.0051]"), "box_outside_picture"),
-        (_cot("[0.5,0.2,0.1,0.9]"), "swapped_corners"),
-        (_cot("[0.1,0.2,0.1,0.9]"), "zero_area_box"),
-        (_cot("[0.1,nan,0.5,0.9]"), "nan_box"),
-        (_cot(""), "bad_box_format"),
-        (_cot([["0.1", 0.2, 0.5, 0.9]]), "bad_box_format"),
-        (_cot(None), "no_boxes"),
-        (_cot(image="../good.png"), "unsafe_path"),
-        (_cot(image=None), "missing_field"),
-        (_cot(image={"bytes": None, "path": None}), "missing_field"),
-        (_cot(problem=""), "no_question"),
-        (_cot(solution=" "), "no_answer"),
-        (_cot(), "duplicate_example"),
-        ("row", "broken_json"),
-    ],
-)
-def test_a_bad_visual_cot_row_costs_its_row(row, reason, tmp_path):
-    tables = _visual_cot(tmp_path, "rows.json", [_cot(), row, _cot("[0,0,1.005,1]")])
-    assert _refused(tables) == [("rows.json", 1, reason)]
-    assert tables.boxes["x2_px"].to_pylist() == [3.5, 7.0]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("rows.json", {"rows": []}, "broken_json"),
-        ("rows.json", "[]", None),
-        ("rows.jsonl", "", "broken_json"),
-        ("rows.parquet", b"PAR1 but not really PAR1", "unreadable_file"),
-        ("rows.csv", "image,problem", "unsupported"),
-    ],
-)
-def test_a_visual_cot_file_that_is_none_leaves_nothing(name, content, reason, tmp_path):
-    with pytest.raises(NothingLeft) as caught:
-        _visual_cot(tmp_path, name, content)
-    assert _refused(caught.value.tables) == ([(name, None, reason)] if reason else [])
-
-
-def test_pictures_inside_parquet_rows(tmp_path):
-    good, twin = encoded(pixels()), encoded(pixels(seed=8))
-    pictures = [
-        {"bytes": good, "path": None},
-        {"bytes": twin, "path": "x.png"},
-        {"bytes": b"no", "path": "y"},
-    ]
-    pictures.append({"bytes": None, "path": "good.png"})
-    rows = [_cot(image=picture) for picture in pictures]
-    stream = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), stream)
-    tables = _visual_cot(tmp_path, "rows.parquet", stream.getvalue().to_pybytes())
-    assert tables.images["file_name"].to_pylist() == ["rows.parquet#0", "x.png"]
-    # Row 3 names the same bytes by their file: the same example as row 0.
-    assert _refused(tables) == [
-        ("rows.parquet", 2, "undecodable_picture"),
-        ("rows.parquet", 3, "duplicate_example"),
-    ]
-    assert "2 bytes" in tables.quarantine["raw"][0].as_py()
 
 
 def test_the_raw_row_is_cut(tmp_path):
