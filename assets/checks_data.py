@@ -1,6 +1,6 @@
 """Asset checks of raw files and data; how checks work is said in assets/checks.py."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -148,9 +148,13 @@ def no_leak(splits: pa.Table, images: pa.Table) -> AssetCheckResult:
     )
 
 
-def sizes(splits: pa.Table, fractions: Mapping[str, float]) -> AssetCheckResult:
-    """Shares of the pictures by side, against the shares asked for; few pictures may stray far."""
-    by_picture = splits.group_by("image_sha256").aggregate([("split", "min")])
+def sizes(splits: pa.Table, fractions: Mapping[str, float], marked: Collection[str] = ()) -> AssetCheckResult:
+    """Shares of the pictures by side, against the shares asked for; few pictures may stray far.
+
+    `marked`: pictures (image_sha256) of a marked slice, which a source may have made for one side; not counted.
+    """
+    counted = pc.invert(pc.is_in(splits["image_sha256"], pa.array(sorted(marked), pa.string())))
+    by_picture = splits.filter(counted).group_by("image_sha256").aggregate([("split", "min")])
     counts = {row["values"]: row["counts"] for row in pc.value_counts(by_picture["split_min"]).to_pylist()}
     n = sum(counts.get(side, 0) for side in SIDES)
     wanted = {**fractions, "train": 1 - sum(fractions.values())}

@@ -118,7 +118,7 @@ def splits(
     table = ledger.read_table(outputs["splits"])
     results = [
         checks.no_leak(table, pa.concat_tables(pictures_)),
-        checks.sizes(table, profile.split_fractions),
+        checks.sizes(table, profile.split_fractions, marked_pictures(asked)),
     ]
     return offer(ledger, outputs["splits"], fresh=fresh, checks=results)
 
@@ -206,3 +206,12 @@ def thumbnails(images: pa.Table, n: int = 4) -> list[tuple[str, bytes, str]]:
         for row in small.select(["file_name", "bytes", "format"]).to_pylist()
         if row["bytes"] and row["format"] in ("PNG", "JPEG", "WEBP")
     ]
+
+
+def marked_pictures(examples: list[pa.Table]) -> set[str]:
+    """Pictures of any marked slice, by image_sha256."""
+    return {
+        image
+        for table in examples
+        for image in table.filter(pc.is_valid(table["slice"]))["image_sha256"].to_pylist()
+    }

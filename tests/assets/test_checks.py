@@ -274,6 +274,10 @@ def test_sides_have_about_the_sizes_that_were_asked_for() -> None:
     shares = {"val": 0.08, "test": 0.2}
     assert checks_data.sizes(placed(*["train"] * 72, *["val"] * 8, *["test"] * 20), shares).passed
     bad = checks_data.sizes(placed(*["train"] * 60, *["test"] * 40), shares)
+    made_for_test = placed(*["train"] * 72, *["val"] * 8, *["test"] * 60)
+    marked = made_for_test["image_sha256"].to_pylist()[-40:]
+    assert checks_data.sizes(made_for_test, shares, marked).passed
+    assert not checks_data.sizes(made_for_test, shares).passed
     assert bad.severity == WARN
     assert "no example in val" in said(bad)
     assert "test: 40.0% of 100 pictures, wanted 20.0%" in said(bad)
