@@ -94,7 +94,6 @@ def evaluated(
 
 @dg.asset(
     key=["evidence", "comparison"],
-    ins={"splits": dg.AssetIn(["data", "splits"])},
     deps=[["evidence", "predictions"], ["evidence", "saliency_maps"]],
     group_name="evidence",
     owners=["team:evaluation"],
@@ -105,10 +104,9 @@ def evaluated(
     metadata=table_spec("evaluations"),
     check_specs=[checks.UNBROKEN, checks.CHANCE_BESIDE],
 )
-def comparison(
-    splits: Artifact, ledger: dg.ResourceParam[Ledger], profile: dg.ResourceParam[Profile]
-) -> dg.MaterializeResult:
+def comparison(ledger: dg.ResourceParam[Ledger], profile: dg.ResourceParam[Profile]) -> dg.MaterializeResult:
     """Read the answers of all policies of the profile, compare, offer the evaluations."""
+    splits = current_splits(ledger)
     answers = answers_of(ledger, profile, splits)
     rows = {
         role: table for role, table in rows_behind(ledger, splits).items() if role.startswith("examples:")
@@ -136,6 +134,11 @@ def comparison(
     scores = ledger.read_table(outputs["evaluations"])
     results = [checks.lineage_unbroken(ledger), checks.chance_beside(scores)]
     return offer(ledger, outputs["evaluations"], fresh=fresh, checks=results)
+
+
+def current_splits(ledger: Ledger) -> Artifact:
+    """The current splits. Raises LineageError when there are none."""
+    return ledger.require(ledger.current("data/splits"), kind="splits")
 
 
 def current_policy(ledger: Ledger, name: str) -> Artifact:

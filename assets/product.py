@@ -8,7 +8,7 @@ import dagster as dg
 
 from assets import checks_evidence as checks
 from assets.code import code_of
-from assets.evidence import answers_of, current_policy, together
+from assets.evidence import answers_of, current_policy, current_splits, together
 from assets.handles import offer, once, rows_behind
 from assets.resources import Profile
 from ops.champion import decide
@@ -32,19 +32,19 @@ LOOK: dict[str, Any] = {
 
 @dg.asset(
     key=["product", "champion"],
-    ins={"splits": dg.AssetIn(["data", "splits"]), "evaluations": dg.AssetIn(["evidence", "comparison"])},
+    ins={"evaluations": dg.AssetIn(["evidence", "comparison"])},
     kinds={"json"},
     description="The best policy by a stated rule that reads no map, with the numbers that decided.",
     check_specs=[checks.DECIDED],
     **LOOK,
 )
 def champion(
-    splits: Artifact,
     evaluations: Artifact,
     ledger: dg.ResourceParam[Ledger],
     profile: dg.ResourceParam[Profile],
 ) -> dg.MaterializeResult:
     """Read the answers, decide, offer the decision."""
+    splits = current_splits(ledger)
     answers = answers_of(ledger, profile, splits)
     examples = of_table(rows_behind(ledger, splits), "examples")
     rewards = {"cold_start": 0} | {name: len(RECIPES[name].rewards) for name in profile.recipes}
@@ -76,7 +76,6 @@ def champion(
 @dg.asset(
     key=["product", "report"],
     ins={
-        "splits": dg.AssetIn(["data", "splits"]),
         "evaluations": dg.AssetIn(["evidence", "comparison"]),
         "champion": dg.AssetIn(["product", "champion"]),
     },
@@ -86,13 +85,13 @@ def champion(
     **LOOK,
 )
 def report(
-    splits: Artifact,
     evaluations: Artifact,
     champion: Artifact,
     ledger: dg.ResourceParam[Ledger],
     profile: dg.ResourceParam[Profile],
 ) -> dg.MaterializeResult:
     """Gather the tables, render the page, put it where people look for it."""
+    splits = current_splits(ledger)
     parts = parts_of_report(ledger, profile, splits, evaluations)
     work = Work(
         producer="ops.report",
