@@ -38,7 +38,10 @@ check: install
 	$(BIN)/python -m pytest -q tests/laws
 
 bench: install
-	$(BIN)/python -m pytest -s -p no:xdist -o python_files='bench_*.py' tests/benchmarks
+	@for name in $$(ls tests/benchmarks | sed -n 's/\.py$$//p'); do \
+	  echo "python -m tests.benchmarks.$$name"; \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.$$name || exit 1; \
+	done
 
 ui: install
 	@$(BIN)/python -m pipelines.ui --profile $(PROFILE) --port $(PORT)

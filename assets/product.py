@@ -178,7 +178,7 @@ def report_inputs(
         evaluations=ledger.read_table(evaluations),
         champion=json.loads(ledger.read_bytes(champion)),
         artifacts=[asdict(each) for each in behind.values()],
-        pictures=pictures_by_sha256(images, needed),
+        pictures=pictures_by_sha256(images, needed, root=ledger.store.root),
         draws=profile.draws,
         **tables,
     )
