@@ -53,13 +53,14 @@ FINITE_LOSS = blocking("finite_loss", ["policy", "cold_start"], "Every logged lo
 BETTER_THAN_BASE = warning(
     "better_than_base",
     ["policy", "cold_start"],
-    "Token accuracy on the written reasonings rose above the base's.",
+    "Token accuracy on the written reasonings is higher at the end of the training than it was at the start.",
 )
 GRPO_FINITE = blocking("finite_loss", ["policy", "grpo"], "Every logged loss is a finite number.")
 REWARDS_ALIVE = blocking(
     "rewards_not_degenerate",
     ["policy", "grpo"],
-    "Every reward of the recipe varies between completions, and not every group was without contrast.",
+    "Every reward of the recipe was given and varies between completions (format may be learned already), and not "
+    "every group was without contrast.",
 )
 UNSCORABLE_SHARE = warning(
     "unscorable_share",

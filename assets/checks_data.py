@@ -159,6 +159,11 @@ def sizes(splits: pa.Table, fractions: Mapping[str, float], marked: Collection[s
     n = sum(counts.get(side, 0) for side in SIDES)
     wanted = {**fractions, "train": 1 - sum(fractions.values())}
     problems = [f"no example in {side}" for side in SIDES if not counts.get(side)]
+    strayed = pc.sum(pc.and_(pc.invert(counted), pc.equal(splits["split"], "train"))).as_py() or 0
+    if strayed:
+        problems.append(
+            f"{strayed} examples about pictures of a marked slice are in train: give them other shares"
+        )
     problems += [
         f"{side}: {counts.get(side, 0) / n:.1%} of {n} pictures, wanted {share:.1%}"
         for side, share in wanted.items()

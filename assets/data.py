@@ -1,7 +1,7 @@
 """Data: normalised tables of each source, the splits over all of them, the catalogue over everything."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import dagster as dg
 import pyarrow as pa
@@ -14,7 +14,7 @@ from assets.metadata import pictures, table_spec
 from assets.partitions import SOURCES
 from assets.raw import Sources
 from assets.resources import Profile
-from ops.normalise import normalise
+from ops.normalise import NothingLeft, normalise
 from ops.sources import Source
 from ops.split import assign
 from storage.catalog import build, current_artifacts, questions
@@ -167,7 +167,14 @@ def normalising(source: Source, files: Artifact) -> Work:
 
 def store_normalised(ledger: Ledger, work: Work, source: Source) -> dict[str, Artifact]:
     """Read, check and convert the rows of the source, and store the tables."""
-    made = normalise(source, ledger.store)
+    try:
+        made = normalise(source, ledger.store)
+    except NothingLeft as error:  # the run fails, but what was refused and why can still be asked for
+        refused = replace(work, outputs=("quarantine",), producer=f"{work.producer}.refused")
+        table = ledger.put_table(refused, "quarantine", "quarantine", error.tables.quarantine)
+        ledger.point("data/quarantine", source.name, table)
+        build(ledger)
+        raise
     summaries = {"examples": dict(made.counts), "quarantine": made.refused_by_reason}
     return {
         name: ledger.put_table(work, name, name, getattr(made, name), summaries.get(name))

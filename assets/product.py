@@ -108,12 +108,13 @@ def report(
 
     outputs, fresh = once(ledger, work, make)
     page = ledger.read_bytes(outputs["report"])
-    ledger.store.write_bytes(REPORT, page)
     told = {
         "page": dg.MetadataValue.url(ledger.store.url(REPORT)),
         "n_bytes": dg.MetadataValue.int(len(page)),
     }
     check = checks.page_opens(page, profile.policies)
+    if check.passed:  # a page that does not open never replaces one that does
+        ledger.store.write_bytes(REPORT, page)
     return offer(ledger, outputs["report"], fresh=fresh, checks=[check], metadata=told)
 
 

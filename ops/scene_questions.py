@@ -35,7 +35,7 @@ def questions(scene: Scene) -> list[SceneQuestion]:
 def colour_question(scene: Scene, index: int) -> SceneQuestion:
     """'What colour is the strawberry?' for thing `index`, which must be the only one of its name."""
     thing = scene.placed[index]
-    reasoning = f"The {thing.name} at the {thing.place} is {thing.colour}."
+    reasoning = f"The {thing.name} is {thing.colour}."
     return SceneQuestion(
         "colour", f"What colour is the {thing.name}?", thing.colour, "word", reasoning, (index,)
     )
@@ -80,13 +80,13 @@ def _colour(scene: Scene) -> Iterator[SceneQuestion]:
 def _count(scene: Scene) -> Iterator[SceneQuestion]:
     for name in dict.fromkeys(thing.name for thing in scene.placed):
         found = [i for i, thing in enumerate(scene.placed) if thing.name == name]
-        places = ", ".join(scene.placed[i].place for i in found)
+        counted = ", ".join(str(number + 1) for number in range(len(found)))
         yield SceneQuestion(
             "count",
             f"How many {OBJECT_BY_NAME[name].plural} are there?",
             str(len(found)),
             "number",
-            f"I see {OBJECT_BY_NAME[name].plural} at: {places}.",
+            f"I see {OBJECT_BY_NAME[name].plural}: {counted}.",
             tuple(found),
         )
 
@@ -99,8 +99,8 @@ def _relation(scene: Scene) -> Iterator[SceneQuestion]:
             if other is None:
                 continue
             seen = scene.placed[other]
-            first = f"The {thing.name} is at the {thing.place}"
-            reasoning = f"{first}, at the {seen.place} I see {_article(seen.name)} {seen.name}."
+            start = words[0].upper() + words[1:]
+            reasoning = f"{start} the {thing.name} I see {_article(seen.name)} {seen.name}."
             yield SceneQuestion(
                 "relation",
                 f"What is {words} the {thing.name}?",

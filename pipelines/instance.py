@@ -16,7 +16,7 @@ from dagster import DagsterRunStatus, RunsFilter
 
 from assets.partitions import SOURCES
 from storage.objects import sha256_bytes
-from storage.settings import Settings
+from storage.settings import Settings, SettingsError
 
 TEMPLATE = Path(__file__).parent / "dagster.yaml"
 RUNNER_TAG = "saliency_r1/runner"
@@ -44,7 +44,13 @@ def scratch_folder(settings: Settings) -> Path:
 def prepared_home(settings: Settings) -> Path:
     """DAGSTER_HOME, or its default below the root, made ready: the folder and its dagster.yaml."""
     home = Path(os.environ.get("DAGSTER_HOME") or local_folder(settings) / "dagster_home").absolute()
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"SALIENCY_R1_ROOT={settings.root} with DAGSTER_HOME={home}: {error.strerror}; "
+            "wanted folders that can be made and written, or s3://bucket/prefix for the root"
+        ) from error
     if not (home / "dagster.yaml").exists():
         shutil.copyfile(TEMPLATE, home / "dagster.yaml")
     return home

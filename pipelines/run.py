@@ -7,6 +7,7 @@ on success, the last line on stderr says why.
 
 import argparse
 import os
+import resource
 import signal
 import sys
 import time
@@ -30,7 +31,9 @@ from pipelines.instance import (
 from pipelines.jobs import JOB_NAMES, Step, steps_of
 from pipelines.profiles import profile_names
 from pipelines.resources import Given, read
-from storage.lineage import Ledger
+from storage.catalog import CatalogError
+from storage.lineage import Ledger, LineageError
+from storage.objects import StoreError
 from storage.settings import Settings, SettingsError
 from training.config import RECIPES, ConfigError
 
@@ -57,10 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
     try:
         work(given, chosen.job)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"interrupted: {chosen.job} stopped; run it again to go on where it was", file=sys.stderr)
         return 130
-    except StepError as error:
+    except (StepError, LineageError, StoreError, CatalogError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -108,9 +114,16 @@ def work(given: Given, job: str) -> None:
             print(f"      {told}", file=sys.stderr, flush=True)
     seconds = time.monotonic() - started
     print(
-        f"done: {job} with profile {given.profile.name} in {seconds:.0f} s, under {given.settings.root}",
+        f"done: {job} with profile {given.profile.name} in {seconds:.0f} s, under {given.settings.root}; "
+        f"largest process {peak_memory_gb():.1f} GB",
         file=sys.stderr,
     )
+
+
+def peak_memory_gb() -> float:
+    """Peak resident memory of this process or of its largest child, in GB."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1e6
 
 
 def run_step(

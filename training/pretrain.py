@@ -1,9 +1,10 @@
 """Build the embedded policy from nothing, on generated scenes: `python -m training.pretrain --out FOLDER`.
 
 First the picture tower learns what lies under each image token (exact boxes give that for free: words of names
-and colours, read off by the policy's own final norm and head), then the whole model learns captions and short
-questions. It answers without a thought: thinking is taught by the cold start. A phase that is finished in the same
-folder is not run again. The result is kept in `training/embedded/` with its lineage and the scores of the day.
+and colours, read off by the policy's own final norm and head), then the whole model learns captions, short
+questions, and to say in a sentence what it sees. It answers without a thought: thinking is taught by the cold
+start. A phase that is finished in the same folder is not run again. The result is kept in `training/embedded/`
+with its lineage and the scores of the day.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from training.policy import Policy, load_policy, save_policy
 from training.scene_batches import CAPTION_REQUEST, NOTHING, SceneBatch, draw_scenes, make_batch
 from training.scene_batches import caption as scene_caption
 
-PHASES = ("labels", "joint", "questions")
+PHASES = ("labels", "joint", "questions", "sentences")
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,19 @@ class PretrainSettings:
     seed: int = 1
     label_steps: int = 500
     joint_steps: int = 1200
-    question_steps: int = 900
+    question_steps: int = 750
+    sentence_steps: int = 260
     batch_size: int = 16
     label_learning_rate: float = 2e-3
     joint_learning_rate: float = 1.2e-3
     question_learning_rate: float = 1.0e-3
+    sentence_learning_rate: float = 1.0e-3
     warmup_steps: int = 60
     weight_decay: float = 0.05
     label_weight: float = 0.3
     harder_rate: float = 0.08
     caption_rate: float = 0.4
+    sentence_rate: float = 0.6
     fresh_scenes_per_batch: int = 8
     system_prompts: tuple[str, ...] = ("", SYSTEM_PROMPT, "Think, then answer.")
     extra_words: str = (
@@ -76,6 +80,7 @@ class PretrainSettings:
             "labels": (self.label_steps, self.label_learning_rate),
             "joint": (self.joint_steps, self.joint_learning_rate),
             "questions": (self.question_steps, self.question_learning_rate),
+            "sentences": (self.sentence_steps, self.sentence_learning_rate),
         }[phase]
 
 
@@ -85,7 +90,8 @@ class _SceneStream(IterableDataset[SceneBatch]):
     def __init__(self, policy: Policy, settings: PretrainSettings, phase: str):
         self._policy, self._settings = policy, settings
         self._seed = settings.seed + 11 * (1 + PHASES.index(phase))
-        self._caption_rate = 0.0 if phase == "questions" else settings.caption_rate
+        self._caption_rate = settings.caption_rate if phase == "joint" else 0.0
+        self._sentence_rate = settings.sentence_rate if phase == "sentences" else 0.0
 
     def __iter__(self) -> Iterator[SceneBatch]:
         settings, rng = self._settings, np.random.default_rng(self._seed)
@@ -105,6 +111,7 @@ class _SceneStream(IterableDataset[SceneBatch]):
                 settings.system_prompts,
                 settings.harder_rate,
                 self._caption_rate,
+                self._sentence_rate,
             )
 
 
@@ -274,6 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--label-steps", type=int, default=PretrainSettings.label_steps)
     parser.add_argument("--joint-steps", type=int, default=PretrainSettings.joint_steps)
     parser.add_argument("--question-steps", type=int, default=PretrainSettings.question_steps)
+    parser.add_argument("--sentence-steps", type=int, default=PretrainSettings.sentence_steps)
     parser.add_argument("--seed", type=int, default=PretrainSettings.seed)
     parser.add_argument("--held-out-scenes", type=int, default=300)
     chosen = parser.parse_args(arguments)
@@ -282,6 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         label_steps=chosen.label_steps,
         joint_steps=chosen.joint_steps,
         question_steps=chosen.question_steps,
+        sentence_steps=chosen.sentence_steps,
     )
     chosen.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)

@@ -20,6 +20,7 @@ from training.overlap import coverage
 from training.policy import Policy
 
 CAPTION_REQUEST = "What can be seen?"
+SENTENCE_REQUEST = "Look at the picture."
 NOTHING = " nothing"
 SIMPLE_KINDS = ("what", "where", "colour")
 MOST_TURNS = 6
@@ -49,13 +50,18 @@ def draw_scenes(seed: int, n_scenes: int) -> Iterator[Scene]:
 
 
 def choose_turns(
-    scene: Scene, rng: Generator, harder_rate: float, caption_rate: float
+    scene: Scene, rng: Generator, harder_rate: float, caption_rate: float, sentence_rate: float
 ) -> list[tuple[str, str]]:
-    """Turns (request, answer) about one scene: now and then a caption, else questions answered without a thought."""
+    """Turns (request, answer) about one scene: a caption, or questions answered by a word or by a sentence."""
     if rng.random() < caption_rate:
         return [(CAPTION_REQUEST, caption(scene))]
-    asked = [q for q in questions(scene) if q.kind in SIMPLE_KINDS or rng.random() < harder_rate]
-    return [(asked[i].question, asked[i].answer) for i in rng.permutation(len(asked))[:MOST_TURNS]]
+    turns = []
+    for q in questions(scene):
+        if rng.random() < sentence_rate:
+            turns.append((f"{SENTENCE_REQUEST} {q.question}", q.reasoning))
+        elif q.kind in SIMPLE_KINDS or rng.random() < harder_rate:
+            turns.append((q.question, q.answer))
+    return [turns[i] for i in rng.permutation(len(turns))[:MOST_TURNS]]
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,7 @@ def make_batch(
     system_prompts: Sequence[str],
     harder_rate: float,
     caption_rate: float,
+    sentence_rate: float = 0.0,
 ) -> SceneBatch:
     """A right-padded batch, one packed row for each scene."""
     pictures = policy.processor.image_processor(
@@ -157,7 +164,7 @@ def make_batch(
             policy,
             str(rng.choice(list(system_prompts))),
             grid,
-            choose_turns(scene, rng, harder_rate, caption_rate),
+            choose_turns(scene, rng, harder_rate, caption_rate, sentence_rate),
         )
         for scene, grid in zip(scenes, grids, strict=True)
     ]

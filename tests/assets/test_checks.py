@@ -278,6 +278,8 @@ def test_sides_have_about_the_sizes_that_were_asked_for() -> None:
     marked = made_for_test["image_sha256"].to_pylist()[-40:]
     assert checks_data.sizes(made_for_test, shares, marked).passed
     assert not checks_data.sizes(made_for_test, shares).passed
+    in_train = made_for_test["image_sha256"].to_pylist()[:1]
+    assert not checks_data.sizes(made_for_test, shares, [*marked, *in_train]).passed
     assert bad.severity == WARN
     assert "no example in val" in said(bad)
     assert "test: 40.0% of 100 pictures, wanted 20.0%" in said(bad)

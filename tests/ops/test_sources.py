@@ -21,7 +21,7 @@ def _list(tmp_path: Path, *entries: object) -> Path:
 def test_the_embedded_sources():
     scenes, easy = load_sources(None, "var")
     assert (scenes.name, scenes.format, scenes.location) == ("scenes", "coco", "generated/scenes")
-    assert scenes.options == {"generator": "scenes", "n_pictures": 900, "n_conflict_pairs": 100, "seed": 7}
+    assert scenes.options == {"generator": "scenes", "n_pictures": 900, "n_conflict_pairs": 100, "seed": 11}
     assert (easy.questions, easy.licence, easy.generator) == ("questions.jsonl", "MIT", "easy_vqa")
 
 

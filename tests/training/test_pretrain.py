@@ -98,6 +98,10 @@ def test_a_short_build_learns_and_writes_its_lineage(tmp_path: Path) -> None:
         "60",
         "--joint-steps",
         "2",
+        "--question-steps",
+        "2",
+        "--sentence-steps",
+        "2",
         "--held-out-scenes",
         "2",
     ]
