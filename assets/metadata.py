@@ -4,6 +4,7 @@ Only metadata values are made here. Numbers come from the artifact's summary, pi
 """
 
 import base64
+import html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ def described(ledger: Ledger, artifact: Artifact, *, fresh: bool) -> dict[str, d
         "work": dg.MetadataValue.text(
             "made in this run" if fresh else "unchanged: found by its content hashes"
         ),
+        **numbers(artifact.summary),
         "sha256": dg.MetadataValue.text(artifact.sha256),
         "dagster/uri": dg.MetadataValue.url(ledger.store.url(artifact.uri)),
         "made_from": parents_table(artifact),
@@ -37,7 +39,7 @@ def described(ledger: Ledger, artifact: Artifact, *, fresh: bool) -> dict[str, d
     }
     if artifact.n_rows is not None:
         metadata["dagster/row_count"] = dg.MetadataValue.int(artifact.n_rows)
-    return metadata | numbers(artifact.summary)
+    return metadata
 
 
 def numbers(summary: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
@@ -54,8 +56,10 @@ def numbers(summary: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
 
 
 def parents_table(artifact: Artifact) -> dg.MetadataValue:
-    """The artifact's parents as a table: role and content hash."""
-    records = [dg.TableRecord({"role": parent.role, "sha256": parent.sha256}) for parent in artifact.parents]
+    """The artifact's parents as a table: role and the first digits of the content hash."""
+    records = [
+        dg.TableRecord({"role": parent.role, "sha256": parent.sha256[:16]}) for parent in artifact.parents
+    ]
     columns = [dg.TableColumn("role", "string"), dg.TableColumn("sha256", "string")]
     return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
 
@@ -66,7 +70,9 @@ def table_spec(name: str) -> dict[str, Any]:
         dg.TableColumn(
             field.name,
             str(field.type),
-            (field.metadata or {}).get(b"description", b"").decode(),
+            html.escape(
+                (field.metadata or {}).get(b"description", b"").decode(), quote=False
+            ),  # shown as HTML
             constraints=dg.TableColumnConstraints(nullable=field.nullable),
         )
         for field in TABLES[name]
