@@ -69,15 +69,20 @@ UNSCORABLE_SHARE = warning(
 )
 
 
-def loads_and_fits(ledger: Ledger, policy: Artifact) -> AssetCheckResult:
-    """The stage that loaded it says so in its summary; the stored folder holds weights of a safe kind."""
+def loads_and_fits(ledger: Ledger, policy: Artifact, most_tokens: int) -> AssetCheckResult:
+    """Look at the stored folder, and at what the stage measured with pictures of every size of the data."""
     names = {path.name for path in ledger.path(policy).rglob("*") if path.is_file()}
+    looked_at = policy.summary.get("n_rows_looked_at", 0)
+    tokens = policy.summary.get("image_tokens_max", 0)
     problems = []
     if not any(name.endswith(".safetensors") for name in names):
         problems.append(f"no safetensors file among {sorted(names)[:8]}")
-    if not policy.summary:
-        problems.append("the stage left no measurement of loading")
-    return outcome(LOADS_AND_FITS, problems, "loaded and held against the pictures", files=len(names))
+    if not looked_at:
+        problems.append("it was held against no picture")
+    if tokens > most_tokens:
+        problems.append(f"a picture becomes {tokens} image tokens, {most_tokens} are allowed")
+    said = f"held against {looked_at} pictures, at most {tokens} image tokens each"
+    return outcome(LOADS_AND_FITS, problems, said, files=len(names), image_tokens_max=tokens)
 
 
 def finite_loss(steps: pa.Table, asset: str) -> AssetCheckResult:

@@ -82,7 +82,8 @@ def base(
     }
     outputs, fresh = once(ledger, work, lambda: launch("base", work, config, observer(context)))
     policy = outputs["policy"]
-    return offer(ledger, policy, fresh=fresh, checks=[checks.loads_and_fits(ledger, policy)])
+    check = checks.loads_and_fits(ledger, policy, settings["max_image_tokens"])
+    return offer(ledger, policy, fresh=fresh, checks=[check])
 
 
 @dg.asset(
