@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+import pyarrow as pa
 
 from pipelines.definitions import build_defs
 from pipelines.instance import sync_sources
@@ -13,6 +14,7 @@ from pipelines.run import QUIET
 from storage.lineage import Ledger
 from storage.objects import Store
 from storage.settings import Settings
+from storage.tables import from_rows
 from tests.assets.small_source import write_source, write_sources_file
 
 NORMALISED = ("data/images", "data/examples", "data/boxes", "data/quarantine")
@@ -66,3 +68,14 @@ class SmallWorld:
         for source in self.given.sources:
             assert self.run(instance, "prepare_data", "raw/files", *NORMALISED, partition=source).success
         assert self.run(instance, "prepare_data", "data/splits").success
+
+
+def placed(*sides: str) -> pa.Table:
+    """A splits table with one example and one picture for each of the sides."""
+    return from_rows(
+        "splits",
+        [
+            {"example_id": str(n), "image_sha256": f"i{n}", "split": side, "split_rule": "content_hash"}
+            for n, side in enumerate(sides)
+        ],
+    )

@@ -16,6 +16,7 @@ from ops.sources import Source
 from storage.lineage import Ledger, Work
 from storage.objects import Store
 from storage.tables import from_rows
+from tests.assets.small_world import placed
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 SOURCE = Source("s", "coco", "/somewhere", "annotations.json", "questions.jsonl")
@@ -257,32 +258,6 @@ def test_the_schema_is_read_from_the_file(tmp_path: Path) -> None:
     assert "x1_px: saw int32, wanted double not null" in said(bad)
     assert "label: saw no such column, wanted string" in said(bad)
     assert "schema_version: saw None" in said(bad)
-
-
-def placed(*sides: str) -> pa.Table:
-    return from_rows(
-        "splits",
-        [
-            {"example_id": str(n), "image_sha256": f"i{n}", "split": side, "split_rule": "content_hash"}
-            for n, side in enumerate(sides)
-        ],
-    )
-
-
-def test_sides_have_about_the_sizes_that_were_asked_for() -> None:
-    """Of 100 pictures 20 are wanted in test: 0.2 +- (0.02 + 3 * 0.04) allows 6 to 34."""
-    shares = {"val": 0.08, "test": 0.2}
-    assert checks_data.sizes(placed(*["train"] * 72, *["val"] * 8, *["test"] * 20), shares).passed
-    bad = checks_data.sizes(placed(*["train"] * 60, *["test"] * 40), shares)
-    made_for_test = placed(*["train"] * 72, *["val"] * 8, *["test"] * 60)
-    marked = made_for_test["image_sha256"].to_pylist()[-40:]
-    assert checks_data.sizes(made_for_test, shares, marked).passed
-    assert not checks_data.sizes(made_for_test, shares).passed
-    in_train = made_for_test["image_sha256"].to_pylist()[:1]
-    assert not checks_data.sizes(made_for_test, shares, [*marked, *in_train]).passed
-    assert bad.severity == WARN
-    assert "no example in val" in said(bad)
-    assert "test: 40.0% of 100 pictures, wanted 20.0%" in said(bad)
 
 
 def test_every_held_out_row_is_answered_or_explained() -> None:
