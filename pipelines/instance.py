@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -114,3 +114,13 @@ def sweep_dead_runs(instance: dg.DagsterInstance, home: Path) -> list[str]:
             if holder is None or holder.is_finished:
                 storage.free_concurrency_slots_for_run(run_id)
     return dead
+
+
+def holders(instance: dg.DagsterInstance, pools: Iterable[str]) -> list[str]:
+    """The runs that hold every slot of one of the pools: a step that needs it has to wait for them."""
+    found: set[str] = set()
+    for pool in pools:
+        info = instance.event_log_storage.get_concurrency_info(pool)
+        if info.slot_count and len(info.claimed_slots) >= info.slot_count:
+            found |= info.active_run_ids
+    return sorted(found)

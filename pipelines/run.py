@@ -23,6 +23,7 @@ from pipelines.definitions import build_defs
 from pipelines.instance import (
     RUNNER_TAG,
     SOURCE_ASSETS,
+    holders,
     prepared_home,
     runner_alive,
     sweep_dead_runs,
@@ -131,11 +132,16 @@ def run_step(
 ) -> str:
     """One Dagster run; returns what to say of it. Raises StepError, KeyboardInterrupt."""
     started = time.monotonic()
+    graph, keys = definitions.resolve_asset_graph(), [dg.AssetKey(name.split("/")) for name in step.assets]
+    for run_id in holders(instance, {pool for key in keys for pool in graph.get(key).pools or ()}):
+        print(
+            f"      waiting for run {run_id[:8]}, which holds the pool that this step needs", file=sys.stderr
+        )
     result = definitions.resolve_job_def(step.job).execute_in_process(
         run_config=QUIET,
         instance=instance,
         partition_key=step.partition,
-        asset_selection=[dg.AssetKey(name.split("/")) for name in step.assets],
+        asset_selection=keys,
         tags=tags,
         raise_on_error=False,
     )

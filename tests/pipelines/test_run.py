@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from pipelines import run
-from pipelines.instance import RUNNER_TAG, prepared_home, runner_alive, sweep_dead_runs, sync_sources
+from pipelines.instance import RUNNER_TAG, holders, prepared_home, runner_alive, sweep_dead_runs, sync_sources
 from tests.assets.small_source import write_sources_file
 from tests.assets.small_world import NORMALISED, SmallWorld
 from tests.pipelines.test_launchers import is_alive, until
@@ -142,7 +142,9 @@ def test_runs_of_a_killed_runner_are_swept(world: SmallWorld) -> None:
             instance.add_run(run_)
         storage = instance.event_log_storage
         storage.set_concurrency_slots("gpu", 1)
+        assert holders(instance, ["gpu"]) == []
         assert storage.claim_concurrency_slot("gpu", dead.run_id, "step").is_claimed
+        assert holders(instance, ["gpu"]) == [dead.run_id]
         assert sweep_dead_runs(instance, home) == [dead.run_id]
         assert instance.get_run_by_id(living.run_id).status == dg.DagsterRunStatus.STARTED  # type: ignore[union-attr]
         assert instance.get_run_by_id(dead.run_id).status == dg.DagsterRunStatus.FAILURE  # type: ignore[union-attr]
