@@ -13,8 +13,7 @@ SENTENCES = (
     SYSTEM_PROMPT,
     "<think>\nAt the top left I see a red car.\n</think>\ncar",
     "Think, then answer. What is at the bottom right? Where is the car? How many are there? 1 2 3 4 5",
-    "What colour is the car? There is nothing yes no red orange yellow green blue purple pink brown",
-    "top bottom left right middle centre above below",
+    "What colour is the car? yes no red orange yellow green blue purple pink brown middle centre above below",
 )
 
 
@@ -38,6 +37,7 @@ def tiny_policy(seed: int = 0, **changes: Any) -> Policy:
             "intermediate_size": 56,
             "num_heads": 2,
             "fullatt_block_indexes": [1],
+            "rope_parameters": {"rope_type": "axial", "rope_theta": 10000.0},
         },
     }
     return build_policy(tiny_tokenizer(), seed, **(shape | changes))

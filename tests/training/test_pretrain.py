@@ -1,7 +1,6 @@
 """Building the embedded policy: the batches that it learns from, and that it learns."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from ops.scene_pictures import Placed, Scene
 from tests.tiny_models import tiny_policy
 from training import pretrain
 from training.conversation import messages
+from training.policy import Policy
 from training.scene_batches import (
     IGNORED,
     collate,
@@ -57,13 +57,19 @@ def test_only_answers_and_their_ends_are_learned() -> None:
     assert policy.tokenizer.decode(learned) == "top<|im_end|>car<|im_end|>"
 
 
+def small_policy() -> Policy:
+    """The embedded policy's tokenizer before a small model."""
+    settings = pretrain.PretrainSettings(hidden_size=48, intermediate_size=64, num_hidden_layers=1)
+    return pretrain.new_policy(settings)
+
+
 def test_word_targets_are_shares_of_area() -> None:
     """An 8 x 4 px picture on a grid of 1 x 2 cells (4 x 4 px each); a red car over x 2..6, y 0..4.
 
     It covers half of each cell: a quarter goes to ` car`, a quarter to ` red`, half to ` nothing`. A box to y 2 only
     halves that.
     """
-    policy = tiny_policy()
+    policy = small_policy()
     words = [word_id(policy, w) for w in (" car", " red")]
     scene = Scene(
         np.zeros((4, 8, 3), np.uint8), (Placed("car", "red", "top left", (0, 0), (2, 0, 6, 2)),), (2, 3)
@@ -75,8 +81,7 @@ def test_word_targets_are_shares_of_area() -> None:
 
 
 def test_a_batch_labels_only_answers_and_hides_padding() -> None:
-    settings = pretrain.PretrainSettings()
-    policy = pretrain.new_policy(replace(settings, hidden_size=48, intermediate_size=64, num_hidden_layers=1))
+    policy = small_policy()
     scenes = list(draw_scenes(3, 3))
     batch = make_batch(policy, scenes, np.random.default_rng(0), [""], harder_rate=0.0, caption_rate=0.5)
     labels = batch.inputs["labels"]
