@@ -11,15 +11,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from storage.provenance import library_versions
 from training.config import ConfigError, StageConfig, read_stage_config
 
 RESULT = "result.json"
-_LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy", "pillow")
 
 
 class StageError(RuntimeError):
@@ -90,14 +89,3 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the installed libraries that a policy's numbers depend on."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

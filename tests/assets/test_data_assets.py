@@ -160,6 +160,9 @@ def test_a_source_with_nothing_left_says_so(world: SmallWorld, instance: dg.Dags
     result = world.run(instance, "prepare_data", "raw/files", *NORMALISED, partition="blocks")
     assert not result.success
     assert "source 'blocks': none of 30 rows is usable (no_answer 30)" in reason(result)
+    refused = world.ledger.current("data/quarantine", "blocks")
+    assert refused is not None
+    assert world.ledger.read_table(refused)["reason"].to_pylist() == ["no_answer"] * 30
 
 
 def test_splits_name_the_sources_that_are_missing(world: SmallWorld, instance: dg.DagsterInstance) -> None:
