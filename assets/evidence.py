@@ -7,12 +7,13 @@ import pyarrow as pa
 
 from assets import checks_evidence as checks
 from assets.code import code_of
-from assets.handles import offer, once, policy_id, rows_behind, table_paths
+from assets.handles import offer, once, rows_behind, table_paths
 from assets.metadata import table_spec
 from assets.partitions import POLICIES
 from assets.policies import observer
 from assets.resources import Launch, Profile
 from ops.comparison import compare
+from storage.artifacts import policy_id
 from storage.lineage import Artifact, Ledger, LineageError, Work
 from training.config import RECIPES
 
@@ -73,7 +74,7 @@ def evaluated(
     config = {
         "policy": str(ledger.path(policy)),
         "policy_name": name,
-        "policy_id": policy_id(name, policy),
+        "policy_id": policy_id(name, policy.work_key),
         "tables": table_paths(ledger, splits, rows),
         "settings": settings,
     }

@@ -83,8 +83,3 @@ def table_paths(ledger: Ledger, splits: Artifact, rows: Mapping[str, Artifact]) 
     for role, artifact in rows.items():
         paths.setdefault(role.partition(":")[0], []).append(str(ledger.path(artifact)))
     return paths
-
-
-def policy_id(name: str, policy: Artifact) -> str:
-    """How a policy is named in tables."""
-    return f"{name}@{policy.work_key[:12]}"

@@ -4,8 +4,6 @@ Each asset names its work and launches one stage; what a stage does is in traini
 """
 
 from collections.abc import Callable, Mapping
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -15,10 +13,11 @@ from assets.code import code_of
 from assets.handles import offer, once, rows_behind, table_paths
 from assets.partitions import RECIPE_NAMES
 from assets.resources import Launch, Profile
+from storage.artifacts import policy_id
 from storage.lineage import Artifact, Ledger, Work
 from storage.objects import sha256_folder
+from training.config import local_folder_of
 
-EMBEDDED = "embedded"
 LOOK: dict[str, Any] = {
     "group_name": "policy",
     "owners": ["team:training"],
@@ -42,8 +41,8 @@ def observer(context: dg.AssetExecutionContext) -> Callable[[Mapping[str, float]
 
 def weights_of(policy: str) -> str:
     """What stands for the weights of a named policy in the identity of work: their hash, or the hub name."""
-    folder = Path(str(resources.files("training") / "embedded")) if policy == EMBEDDED else Path(policy)
-    return sha256_folder(folder) if folder.is_dir() else policy
+    folder = local_folder_of(policy)
+    return sha256_folder(folder) if folder and folder.is_dir() else policy
 
 
 @dg.asset(
@@ -76,7 +75,7 @@ def base(
     config = {
         "policy": profile.policy,
         "policy_name": "base",
-        "policy_id": f"base@{work.key[:12]}",
+        "policy_id": policy_id("base", work.key),
         "tables": table_paths(ledger, splits, rows),
         "settings": settings,
     }
@@ -170,7 +169,7 @@ def training(
     config = {
         "policy": str(ledger.path(policy)),
         "policy_name": name,
-        "policy_id": f"{name}@{work.key[:12]}",
+        "policy_id": policy_id(name, work.key),
         "tables": table_paths(ledger, splits, rows),
         "settings": settings,
     }

@@ -112,10 +112,16 @@ def report(
         "page": dg.MetadataValue.url(ledger.store.url(REPORT)),
         "n_bytes": dg.MetadataValue.int(len(page)),
     }
-    check = checks.page_opens(page, profile.policies)
-    if check.passed:  # a page that does not open never replaces one that does
-        ledger.store.write_bytes(REPORT, page)
+    check = publish(ledger, page, profile.policies)
     return offer(ledger, outputs["report"], fresh=fresh, checks=[check], metadata=told)
+
+
+def publish(ledger: Ledger, page: bytes, policies: tuple[str, ...]) -> dg.AssetCheckResult:
+    """Put the page where people look for it; a page that does not open never replaces one that does."""
+    check = checks.page_opens(page, policies)
+    if check.passed:
+        ledger.store.write_bytes(REPORT, page)
+    return check
 
 
 def of_table(artifacts: dict[str, Artifact], table: str) -> dict[str, Artifact]:

@@ -38,12 +38,6 @@ class Placed:
     cell_row_column: tuple[int, int]
     box: Box
 
-    @property
-    def against_expectation(self) -> bool:
-        """Drawn in a colour that the thing does not have in the world."""
-        typical = OBJECT_BY_NAME[self.name].typical_colour
-        return typical is not None and typical != self.colour
-
 
 @dataclass(frozen=True)
 class Scene:

@@ -26,7 +26,6 @@ UNFINISHED = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
-SOURCE_ASSETS = ("raw/files", "data/images", "data/examples", "data/boxes", "data/quarantine")
 
 
 def local_folder(settings: Settings) -> Path:

@@ -27,7 +27,7 @@ from assets.resources import Observe
 from pipelines.progress import Progress, Tail
 from storage.lineage import Artifact, Ledger, Work
 from storage.schema import TABLES
-from training.config import StageConfig
+from training.config import StageConfig, local_folder_of
 
 MODULES = {
     "base": "training.inspect_policy",
@@ -169,7 +169,7 @@ def child(
 def environment(policy: str) -> dict[str, str]:
     """The stage's environment: ours, nothing reported to anybody, and offline where no hub is needed."""
     changes = {"PYTHONUNBUFFERED": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    if policy == "embedded" or Path(policy).is_dir():
+    if local_folder_of(policy):
         changes["HF_HUB_OFFLINE"] = "1"
     return {**os.environ, **changes}
 

@@ -22,14 +22,13 @@ from ops.sources import SourceError
 from pipelines.definitions import build_defs
 from pipelines.instance import (
     RUNNER_TAG,
-    SOURCE_ASSETS,
     holders,
     prepared_home,
     runner_alive,
     sweep_dead_runs,
     sync_sources,
 )
-from pipelines.jobs import JOB_NAMES, Step, steps_of
+from pipelines.jobs import JOB_NAMES, RAW_AND_DATA, Step, steps_of
 from pipelines.profiles import profile_names
 from pipelines.resources import Given, read
 from storage.catalog import CatalogError
@@ -195,7 +194,7 @@ def _said(check: dg.AssetCheckEvaluation) -> str:
 
 def forget_source(ledger: Ledger, name: str) -> None:
     """Take away the handles of a source that is no longer listed; its artifacts and records stay."""
-    for key in SOURCE_ASSETS:
+    for key in RAW_AND_DATA:
         ledger.forget(key, name)
 
 

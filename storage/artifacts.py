@@ -27,6 +27,11 @@ class Parent:
     record: str = ""
 
 
+def policy_id(name: str, work_key: str) -> str:
+    """How a policy is named in tables: its partition and the work that made it."""
+    return f"{name}@{work_key[:12]}"
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A handle on one stored thing. Time, host, git, device and versions are kept but are not its identity.

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.artifacts import Artifact, LineageError, Parent
+from storage.artifacts import Artifact, LineageError, Parent, policy_id
 from storage.lineage import Ledger
 from storage.objects import sha256_bytes
 from storage.tables import read_table
@@ -210,12 +210,12 @@ def _completion(walk: _Walk, found: Found, candidates: Sequence[Artifact]) -> No
     walk.lost(f"completion {keys['completion_sha256'][:_SHORT]} is in no table of predictions or completions")
 
 
-def _policies(walk: _Walk, policy_id: str, candidates: Sequence[Artifact]) -> None:
+def _policies(walk: _Walk, wanted: str, candidates: Sequence[Artifact]) -> None:
     """The policy that wrote the completion, and the policies that it was trained from."""
     policies = [artifact for artifact in candidates if artifact.kind == "policy"]
-    policy = next((a for a in policies if policy_id == f"{a.name}@{a.work_key[:_SHORT]}"), None)
+    policy = next((a for a in policies if wanted == policy_id(a.name, a.work_key)), None)
     if policy is None:
-        walk.lost(f"policy {policy_id} has no record")
+        walk.lost(f"policy {wanted} has no record")
         return
     seen: set[str] = set()
     while policy is not None and policy.record not in seen:
@@ -224,7 +224,7 @@ def _policies(walk: _Walk, policy_id: str, candidates: Sequence[Artifact]) -> No
         content = walk.records.ledger.content_problem(policy)
         if content:
             walk.problems.append(content)
-        walk.step(f"policy {policy.name}@{policy.work_key[:_SHORT]}{seed}", *_made(policy))
+        walk.step(f"policy {policy_id(policy.name, policy.work_key)}{seed}", *_made(policy))
         parents = [walk.records.of_parent(parent) for parent in policy.parents]
         for parent, record in zip(policy.parents, parents, strict=True):
             if record is None:

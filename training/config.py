@@ -15,9 +15,17 @@ from typing import Any
 
 SALIENCY_METHODS = ("cot_rollout", "direct", "raw_attention", "thought_sum")
 SALIENCY_ROWS = ("predictor", "state")
-REWARDS = ("format", "accuracy", "saliency")
+EMBEDDED = Path(__file__).parent / "embedded"
 ROW_TABLES = ("images", "examples", "boxes", "splits")
 DEFAULT_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def local_folder_of(policy: str) -> Path | None:
+    """The folder that a policy's name stands for: the embedded one or a folder; None for the name of a hub."""
+    if policy == "embedded":
+        return EMBEDDED
+    is_path = policy.startswith((".", "/", "~")) or Path(policy).is_dir()
+    return Path(policy).expanduser() if is_path else None
 
 
 class ConfigError(ValueError):

@@ -18,9 +18,8 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
+from training.config import local_folder_of
 from training.processors import QwenPictureProcessor
-
-EMBEDDED = Path(__file__).parent / "embedded"
 
 
 class PolicyError(ValueError):
@@ -116,15 +115,12 @@ def load_policy(name: str, device: str | None = None, dtype: torch.dtype | None 
     `device` defaults to cuda where there is one, else cpu; `dtype` to bfloat16 on cuda and float32 on cpu.
     """
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    source = str(EMBEDDED) if name == "embedded" else name
-    if (
-        name != "embedded"
-        and (name.startswith((".", "/", "~")) or Path(name).is_dir())
-        and not Path(name, "config.json").is_file()
-    ):
+    folder = local_folder_of(name)
+    if folder and not (folder / "config.json").is_file():
         raise PolicyError(
             f"policy folder {name!r} has no config.json; wanted a folder saved by save_pretrained"
         )
+    source = str(folder or name)
     family = family_of(AutoConfig.from_pretrained(source).model_type)
     kind = dtype or (torch.bfloat16 if where.startswith("cuda") else torch.float32)
     model: Any = family.model_class.from_pretrained(source, dtype=kind, use_safetensors=True)

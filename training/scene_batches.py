@@ -52,13 +52,13 @@ def draw_scenes(seed: int, n_scenes: int) -> Iterator[Scene]:
 def choose_turns(
     scene: Scene, rng: Generator, harder_rate: float, caption_rate: float, sentence_rate: float
 ) -> list[tuple[str, str]]:
-    """Turns (request, answer) about one scene: a caption, or questions answered by a word or by a sentence."""
+    """Turns (request, answer) about one scene: a caption, or questions answered at once or after a sentence."""
     if rng.random() < caption_rate:
         return [(CAPTION_REQUEST, caption(scene))]
     turns = []
     for q in questions(scene):
         if rng.random() < sentence_rate:
-            turns.append((f"{SENTENCE_REQUEST} {q.question}", q.reasoning))
+            turns.append((f"{SENTENCE_REQUEST} {q.question}", f"{q.reasoning}\n{q.answer}"))
         elif q.kind in SIMPLE_KINDS or rng.random() < harder_rate:
             turns.append((q.question, q.answer))
     return [turns[i] for i in rng.permutation(len(turns))[:MOST_TURNS]]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assets import checks, checks_data, checks_evidence
+from assets import checks, checks_data, checks_evidence, product
 from assets.resources import Profile
 from ops.sources import Source
 from storage.lineage import Ledger, Work
@@ -349,6 +349,13 @@ def test_the_page_is_whole_and_names_every_policy() -> None:
     page = PAGE.format("").encode()
     assert said(checks_evidence.page_opens(page, ("base", "grpo"))) == "it does not name the policy grpo"
     assert "it ends before </html>" in said(checks_evidence.page_opens(page[:-20], ("base",)))
+
+
+def test_a_page_that_does_not_open_leaves_the_last_one_in_place(tmp_path: Path) -> None:
+    ledger, good = Ledger(Store(str(tmp_path))), PAGE.format("").encode()
+    assert product.publish(ledger, good, ("base",)).passed
+    assert not product.publish(ledger, good[:-20], ("base",)).passed
+    assert ledger.store.read_bytes(product.REPORT) == good
 
 
 def test_the_decision_is_whole() -> None:

@@ -65,6 +65,18 @@ def test_a_wrong_setting_is_named_before_anything_is_computed(
     assert not Path(world.settings.root).exists() or not list(Path(world.settings.root).iterdir())
 
 
+def test_a_root_that_cannot_be_made_is_named(
+    world: SmallWorld, here: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = world.folder / "a file"
+    file.write_text("in the way")
+    here.setenv("SALIENCY_R1_ROOT", str(file / "root"))
+    here.delenv("DAGSTER_HOME")
+    assert run.main(["prepare_data"]) == 2
+    said = capsys.readouterr().err
+    assert f"SALIENCY_R1_ROOT={file / 'root'}" in said and "Not a directory" in said
+
+
 def test_a_failure_is_one_line_that_says_why(world: SmallWorld, here: pytest.MonkeyPatch) -> None:
     (world.more / "annotations.json").unlink()
     with pytest.raises(run.StepError) as caught:

@@ -39,12 +39,13 @@ class SmallWorld:
             self.policy_id(name), "e2", sha256_bytes(completion(name, "e2").encode()), "cot_rollout", "answer"
         )
 
+    def delivered(self) -> dict[str, bytes]:
+        return {name: data for name, (data, _, _) in PICTURES.items()} | {"annotations.json": ANNOTATIONS}
+
     def _raw(self, source: str) -> Artifact:
-        delivered = {name: data for name, (data, _, _) in PICTURES.items()} | {
-            "annotations.json": ANNOTATIONS
-        }
         files = [
-            {"path": n, "n_bytes": len(d), "sha256": sha256_bytes(d)} for n, d in sorted(delivered.items())
+            {"path": n, "n_bytes": len(d), "sha256": sha256_bytes(d)}
+            for n, d in sorted(self.delivered().items())
         ]
         manifest = json.dumps({"source": source, "files": files}).encode()
         work = Work(producer="ops.sources", name=source, config={"format": "coco"}, outputs=("files",))

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from storage import lineage
-from storage.lineage import Work
+from storage.lineage import Ledger, Work
 from storage.objects import sha256_bytes
+from tests.storage import small_world
 from tests.storage.small_world import ANNOTATIONS, ROW_OF_E2, SmallWorld
 
 REPO = Path(__file__).parents[2]
@@ -125,6 +126,25 @@ def test_a_picture_that_is_not_the_delivered_one_is_a_problem(world: SmallWorld,
     code, _, err = why(world, capsys)
     assert code == 1
     assert "picture b.png: the raw manifest has sha256 000000000000, its row" in err
+
+
+class PicturesInRows(SmallWorld):
+    """The same world, delivered as one Parquet file that holds the pictures."""
+
+    def delivered(self) -> dict[str, bytes]:
+        return {"rows.parquet": b"PAR1"}
+
+
+def test_a_picture_inside_a_parquet_row_leads_to_that_file(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    rows = [{**row, "source_file": "rows.parquet"} for row in small_world.examples()]
+    monkeypatch.setattr(small_world, "examples", lambda: rows)
+    code, out, err = why(PicturesInRows(ledger, tmp_path / "scratch"), capsys)
+    assert (code, err) == (0, "")
+    assert f"raw file rows.parquet, row {ROW_OF_E2} (0-based)" in out
+    assert out.splitlines()[-2].strip() == "<- raw picture inside rows.parquet"
+    assert out.splitlines()[-1].strip() == f"sha256 {sha256_bytes(b'picture b')}"
 
 
 def test_verify_lists_every_altered_thing(world: SmallWorld, capsys):

@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 
 from ops.scene_pictures import Placed, Scene
+from ops.scene_questions import questions
 from tests.tiny_models import tiny_policy
 from training import pretrain
 from training.conversation import messages
 from training.policy import Policy
 from training.scene_batches import (
     IGNORED,
+    choose_turns,
     collate,
     draw_scenes,
     make_batch,
@@ -91,6 +93,24 @@ def test_a_batch_labels_only_answers_and_hides_padding() -> None:
     n_image_tokens = int((batch.inputs["input_ids"] == policy.processor.image_token_id).sum())
     assert batch.word_targets.shape[0] == n_image_tokens
     torch.testing.assert_close(batch.word_targets.sum(1), torch.ones(n_image_tokens))
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
+    arguments = ["--out", str(tmp_path), "--held-out-scenes", "0"]
+    steps = [f"--{phase}-steps=0" for phase in ("label", "joint", "question", "sentence")]
+    pretrain.main([*arguments, *steps])
+    with pytest.raises(ValueError, match="begun under other settings"):
+        pretrain.main([*arguments, *steps[1:], "--label-steps=1"])
+
+
+def test_a_sentence_ends_in_the_answer() -> None:
+    scene = next(draw_scenes(3, 1))
+    asked = {q.question: q for q in questions(scene)}
+    turns = choose_turns(scene, np.random.default_rng(0), 0.0, 0.0, sentence_rate=1.0)
+    assert turns
+    for request, said in turns:
+        one = asked[request.removeprefix("Look at the picture. ")]
+        assert said.splitlines() == [one.reasoning, one.answer]
 
 
 @pytest.mark.slow
