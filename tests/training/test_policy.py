@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 from tests.tiny_models import tiny_policy
+from training.config import EMBEDDED
 from training.conversation import messages
-from training.policy import EMBEDDED, FAMILIES, Policy, PolicyError, family_of, load_policy, save_policy
+from training.policy import FAMILIES, Policy, PolicyError, family_of, load_policy, save_policy
 
 
 def ask(policy: Policy, sizes: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
