@@ -29,7 +29,8 @@ class LayerPass:
 
     query [batch, heads, length, head_dim] and key [batch, key_heads, length, head_dim] after the rotary
     embedding, value [batch, key_heads, length, head_dim] with its bias; `attention` is the module that made
-    them (its `o_proj` in particular).
+    them (its `o_proj` in particular). output [batch, length, heads, head_dim] is what the attention returned, the very
+    tensor that goes on to `o_proj`.
     """
 
     attention: nn.Module
@@ -38,6 +39,7 @@ class LayerPass:
     value: Tensor
     mask: Tensor | None
     scaling: float
+    output: Tensor
 
     def weights(self, query_positions: Tensor) -> Tensor:
         """Attention of the rows [batch, rows] to all keys: [batch, heads, rows, length], at least float32.
@@ -68,7 +70,11 @@ class LayerPass:
 
 
 class Reader(Protocol):
-    """Whoever wants to see a pass. Called without gradients and outside autocast."""
+    """Whoever wants to see a pass. Called outside autocast, and without gradients unless it asks for them."""
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether what it makes of a pass stays attached to the pass's graph (where the pass has one)."""
 
     def on_layer(self, index: int, layer: LayerPass) -> None:
         """Text layer `index` (from 0, in order) has computed its attention."""
@@ -102,13 +108,19 @@ class _Watch:
                 f"layer {index}: {n_queries} queries on {n_keys} keys; wanted a pass over the whole text: "
                 "call the model with use_cache=False and do not generate inside capture"
             )
-        with torch.no_grad(), torch.autocast(layer.query.device.type, enabled=False):
+        with self._as_asked(layer.query.device.type):
             self._reader.on_layer(index, layer)
 
     def final(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         if self._inside_pass:
-            with torch.no_grad(), torch.autocast(args[0].device.type, enabled=False):
+            with self._as_asked(args[0].device.type):
                 self._reader.on_final(args[0])
+
+    @contextmanager
+    def _as_asked(self, device_type: str) -> Iterator[None]:
+        attached = torch.is_grad_enabled() and self._reader.differentiable
+        with torch.set_grad_enabled(attached), torch.autocast(device_type, enabled=False):
+            yield
 
 
 _watches: ContextVar[tuple[_Watch, ...]] = ContextVar("saliency_watches", default=())
@@ -126,7 +138,7 @@ def _watched_attention(
     for watch in _watches.get():
         scaling = kwargs.get("scaling")
         scaling = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-        watch.attention(LayerPass(module, query, key, value, attention_mask, scaling))
+        watch.attention(LayerPass(module, query, key, value, attention_mask, scaling, output[0]))
     return output
 
 

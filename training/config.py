@@ -13,7 +13,13 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-SALIENCY_METHODS = ("cot_rollout", "direct", "raw_attention", "thought_sum")
+SALIENCY_METHODS = (
+    *("cot_rollout", "direct", "thought_sum", "raw_attention", "attention_rollout", "grad_attention", "tam"),
+    *("cot_rollout_positive", "cot_rollout_normalised", "cot_rollout_late", "cot_rollout_confident"),
+    "cot_rollout_direct",
+)
+REWARDED_METHODS = tuple(name for name in SALIENCY_METHODS if name != "grad_attention")
+"""Those that can ride on a pass that somebody else makes: all but the one with a backward pass of its own."""
 SALIENCY_ROWS = ("predictor", "state")
 EMBEDDED = Path(__file__).parent / "embedded"
 ROW_TABLES = ("images", "examples", "boxes", "splits")
@@ -199,7 +205,7 @@ class GrpoSettings(_Training):
     loss_type: str = setting("dapo", one_of("grpo", "bnpo", "dr_grpo", "dapo"))
     scale_rewards: str = setting("group", one_of("group", "batch", "none"))
     mask_truncated: bool = setting(False, FLAG)
-    saliency_method: str = setting("cot_rollout", one_of(*SALIENCY_METHODS))
+    saliency_method: str = setting("cot_rollout", one_of(*REWARDED_METHODS))
     saliency_rows: str = setting("predictor", one_of(*SALIENCY_ROWS))
 
     @property

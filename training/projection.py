@@ -17,8 +17,10 @@ def pull_back(linear: nn.Module, covector: Tensor, in_features: int) -> Tensor:
     """The transposed linear map: covector [..., out] -> [..., in]; a bias plays no part.
 
     A plain `nn.Linear` is its weight. Anything else (an adapter round it, a quantised layer) is asked for its
-    vector-Jacobian product, so that it counts as it computes, dropout aside.
+    vector-Jacobian product, so that it counts as it computes, dropout aside. The result keeps its graph where gradients
+    are enabled.
     """
+    attached = torch.is_grad_enabled()
     if type(linear) is nn.Linear:
         return covector @ linear.weight.to(covector.dtype)
     kinds = (p.dtype for p in linear.parameters() if p.is_floating_point())
@@ -27,7 +29,8 @@ def pull_back(linear: nn.Module, covector: Tensor, in_features: int) -> Tensor:
             (*covector.shape[:-1], in_features), dtype=next(kinds), device=covector.device, requires_grad=True
         )
         y = linear(x)
-        return torch.autograd.grad(y, x, covector.to(y.dtype))[0].to(covector.dtype)
+        pulled = torch.autograd.grad(y, x, covector.to(y.dtype), create_graph=attached)[0]
+        return pulled.to(covector.dtype)
 
 
 def target_covector(policy: Policy, ids: Tensor) -> Tensor:
@@ -40,6 +43,24 @@ def target_covector(policy: Policy, ids: Tensor) -> Tensor:
         return head.weight[ids].to(kind) * gamma.to(kind)
     one_hot = nn.functional.one_hot(ids, head.out_features).to(kind)
     return pull_back(head, one_hot, gamma.shape[0]) * gamma.to(kind)
+
+
+def rms_of(policy: Policy, states: Tensor) -> Tensor:
+    """Root mean square [...] by which the final norm divides states [..., hidden]."""
+    text_model: Any = policy.family.text_model(policy.model)
+    return (states.square().mean(dim=-1) + float(text_model.norm.variance_epsilon)).sqrt()
+
+
+def log_probabilities(policy: Policy, states: Tensor, ids: Tensor) -> Tensor:
+    """Log-probability [B, N] of tokens ids [B, N] by states [B, N, hidden] before the final norm.
+
+    The norm is written out: calling the module would be seen by whoever watches the pass.
+    """
+    gamma = policy.family.text_model(policy.model).norm.weight
+    head: Any = policy.family.head(policy.model)
+    normed = states / rms_of(policy, states)[..., None] * gamma.to(states.dtype)
+    logits = head(normed.to(gamma.dtype)).to(states.dtype)
+    return logits.log_softmax(-1).gather(2, ids[:, :, None])[:, :, 0]
 
 
 @contextmanager

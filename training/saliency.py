@@ -1,36 +1,28 @@
 """Saliency maps: which image tokens an answer, or the thoughts before it, was drawn from.
 
-The methods, and the maps that they make of a pass, belong here. How a pass is watched is
-`training/capture.py`, how the answer is projected `training/projection.py`, where its tokens are
-`training/teacher_forcing.py`, how a map is held against boxes `training/overlap.py`.
-Equations of Saliency-R1 (arXiv 2604.04500, section 3) with the final norm made explicit:
-
-    M[l,h](a,i) = sum over t of attn[l,h](row of a -> t) * attn[l,h](row of t -> i)
-    S(i) = relu( sum over a, l, h of
-                 M[l,h](a,i) * < W_O[l,h] v[l,h](i), gamma * W_U[y_a] / rms(h_L(row of a)) > )
-
-for answer tokens a, thought tokens t, image tokens i, layers l, heads h. The answer is projected backwards,
-u = W_O^T (gamma * W_U[y_a]), once per layer and answer token; each layer then adds one dot product per image
-token, head and answer token, and 1 / rms comes last, when the final hidden state is known. No layer is kept.
+Making the maps of a batch while a pass over it goes by belongs here: padding, chunks, grids, reasons. The methods are
+in `training/methods.py`, how a pass is watched in `training/capture.py`, where the tokens are in
+`training/teacher_forcing.py`, how a map is held against boxes in `training/overlap.py`, and maps of single tokens in
+`training/token_flow.py`.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from training.capture import LayerPass, capture
 from training.conversation import SYSTEM_PROMPT
+from training.methods import METHODS, Accumulator, Layer, Method, Places, target_log_probabilities
 from training.policy import Policy
-from training.projection import pull_back, target_covector, without_dropout
+from training.projection import target_covector, without_dropout
 from training.teacher_forcing import Located, locate, teacher_forced
 
 ROWS = ("predictor", "state")
@@ -57,177 +49,120 @@ class SaliencyMap:
     sample: int = 0
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """What a method sees of one layer: B samples, padded to A answer, T thought and I image tokens."""
-
-    seen: LayerPass
-    answer_rows: Tensor  # [B, A] query positions
-    thought_rows: Tensor  # [B, T] query positions
-    thought_keys: Tensor  # [B, T] key positions
-    thought_valid: Tensor  # [B, T]
-    image_keys: Tensor  # [B, I] key positions
-    covector: Tensor  # [B, N, hidden]: gamma * W_U[y] of the N targets (answer or thought tokens)
-
-    @cached_property
-    def answer(self) -> Tensor:
-        """Attention of the answer rows to all keys: [B, heads, A, length]."""
-        return self.seen.weights(self.answer_rows)
-
-    @property
-    def thought(self) -> Tensor:
-        """Attention of the thought rows to all keys: [B, heads, T, length]."""
-        return self.seen.weights(self.thought_rows)
-
-    @property
-    def answer_to_thought(self) -> Tensor:
-        """[B, heads, A, T]; zero where a sample has fewer thought tokens."""
-        return _columns(self.answer, self.thought_keys) * self.thought_valid[:, None, None, :]
-
-    def at_image(self, weights: Tensor) -> Tensor:
-        """Weights on all keys [B, heads, rows, length] at the image tokens: [B, heads, rows, I]."""
-        return _columns(weights, self.image_keys)
-
-    def contribution(self, weights: Tensor) -> Tensor:
-        """What flows into each target along `weights` [B, heads, N, I]: [B, N, I], but for the 1 / rms."""
-        batch, heads, n_targets, n_image = weights.shape
-        key_heads, head_dim = self.seen.value.shape[1], self.seen.value.shape[3]
-        u = pull_back(cast(nn.Module, self.seen.attention.o_proj), self.covector, heads * head_dim)
-        # [B, N, heads * head_dim] -> the N targets of all heads that share a key head, stacked.
-        u = u.view(batch, n_targets, heads, head_dim).transpose(1, 2).reshape(batch, key_heads, -1, head_dim)
-        index = self.image_keys[:, None, :, None].expand(-1, key_heads, -1, head_dim)
-        v = self.seen.value.gather(2, index).to(u.dtype)
-        return (weights * (u @ v.transpose(2, 3)).view(batch, heads, n_targets, n_image)).sum(dim=1)
-
-
-def _cot_rollout(layer: _Layer) -> Tensor:
-    """Saliency-R1: from the picture through the thoughts to the answer, within each layer and head.
-
-    Departures from the authors' code: spans come from the ids that were sampled, a truncated completion has
-    no map, the row convention is chosen by name (theirs is `predictor`), the map is not resampled.
-    """
-    return layer.contribution(layer.at_image(layer.answer_to_thought @ layer.thought))
-
-
-def _direct(layer: _Layer) -> Tensor:
-    """Saliency-R1, equation 1: from the picture straight to the answer, past the thoughts."""
-    return layer.contribution(layer.at_image(layer.answer))
-
-
-def _thought_sum(layer: _Layer) -> Tensor:
-    """Saliency-R1's ablation `-think`: `direct`, for the thoughts."""
-    return layer.contribution(layer.at_image(layer.thought))
-
-
-def _raw_attention(layer: _Layer) -> Tensor:
-    """Saliency-R1's ablation `-attn`: the answer's attention to the picture, without values and head.
-
-    How the paper joins layers, heads and tokens is not known; here it is the mean over heads, summed over the
-    layers and answer tokens.
-    """
-    return layer.at_image(layer.answer).mean(dim=1)
-
-
-@dataclass(frozen=True)
-class _Method:
-    layer: Callable[[_Layer], Tensor]  # one layer's share [B, N, I]
-    targets: Literal["answer", "thought"]
-    thought_needed: bool
-    projected: bool  # whether shares are logits still to be divided by the target's rms
-
-
-METHODS: Mapping[str, _Method] = {
-    "cot_rollout": _Method(_cot_rollout, "answer", thought_needed=True, projected=True),
-    "direct": _Method(_direct, "answer", thought_needed=False, projected=True),
-    "thought_sum": _Method(_thought_sum, "thought", thought_needed=True, projected=True),
-    "raw_attention": _Method(_raw_attention, "answer", thought_needed=False, projected=False),
-}
-
-
 class _Chunk:
-    """The samples of one forward pass as padded index tensors, and the sum over the layers seen so far."""
+    """The samples of one forward pass as padded index tensors, and the method at work on them."""
 
-    def __init__(self, samples: Sequence[Located], method: _Method, rows: str, policy: Policy, device: Any):
-        self.samples = samples
-        self.method = method
+    def __init__(self, samples: Sequence[Located], method: Method, rows: str, policy: Policy, device: Any):
+        self.samples, self.method, self.policy = samples, method, policy
         shift = 1 if rows == "predictor" else 0
-        self.image_keys, _ = _padded([s.image if s.reason is None else [] for s in samples], device)
-        self.answer_keys, _ = _padded([s.answer for s in samples], device)
-        self.thought_keys, self.thought_valid = _padded([s.thought for s in samples], device)
-        self.answer_rows = (self.answer_keys - shift).clamp(min=0)
-        self.thought_rows = (self.thought_keys - shift).clamp(min=0)
-        self.targets = [s.answer if method.targets == "answer" else s.thought for s in samples]
-        self.target_rows = self.answer_rows if method.targets == "answer" else self.thought_rows
-        ids, _ = _padded([[s.ids[p] for p in t] for s, t in zip(samples, self.targets, strict=True)], device)
-        self.covector = target_covector(policy, ids) if method.projected else ids
-        self.total: Tensor | None = None
+        image, image_valid = _padded([s.image if s.reason is None else [] for s in samples], device)
+        answer, answer_valid = _padded([s.answer for s in samples], device)
+        thought, thought_valid = _padded([s.thought for s in samples], device)
+        of_answer = method.targets == "answer"
+        self.targets = [s.answer if of_answer else s.thought for s in samples]
+        keys, valid = (answer, answer_valid) if of_answer else (thought, thought_valid)
+        input_ids = torch.tensor([s.ids for s in samples], device=device)
+        self.at = Places(
+            policy=policy,
+            answer_keys=answer,
+            answer_rows=(answer - shift).clamp(min=0),
+            answer_valid=answer_valid,
+            thought_keys=thought,
+            thought_rows=(thought - shift).clamp(min=0),
+            thought_valid=thought_valid,
+            image_keys=image,
+            image_valid=image_valid,
+            target_keys=keys,
+            target_rows=(keys - shift).clamp(min=0),
+            target_valid=valid,
+            target_ids=input_ids.gather(1, keys),
+            input_ids=input_ids,
+        )
+        self.covector = target_covector(policy, self.at.target_ids) if method.projected else None
+        self.accumulator: Accumulator = method.start(self.at)
+        self.n_layers = len(policy.family.text_model(policy.model).layers)
 
-    def add(self, seen: LayerPass) -> None:
-        layer = _Layer(
-            seen, self.answer_rows, self.thought_rows, self.thought_keys, self.thought_valid, self.image_keys,
-            self.covector,
-        )  # fmt: skip
-        share = self.method.layer(layer)
-        self.total = share if self.total is None else self.total.add_(share)
+    @property
+    def scorable(self) -> bool:
+        """Whether any sample can have a map."""
+        return any(s.reason is None for s in self.samples)
 
-    def signed(self, hidden: Tensor, eps: float) -> list[Tensor | None]:
-        """Per sample the signed map [grid_h, grid_w] once all layers are in; None where there is a reason."""
-        if self.total is None:
+    def add(self, index: int, seen: LayerPass) -> None:
+        self.accumulator.add(Layer(seen, self.at, self.covector, (index + 1) / self.n_layers))
+
+    def signed(self, hidden: Tensor) -> list[tuple[Tensor, Tensor] | None]:
+        """Per sample, once all layers are in: the targets' shares [N, ...] and the joined map; None without."""
+        if not self.scorable:
             return [None] * len(self.samples)
-        total = self.total
-        if self.method.projected:
-            index = self.target_rows[:, :, None].expand(-1, -1, hidden.shape[2])
-            final = hidden.gather(1, index).to(total.dtype)
-            total = total / (final.square().mean(dim=2) + eps).sqrt()[:, :, None]
+        total = self.accumulator.finish(hidden)
+        said = (
+            target_log_probabilities(self.at, hidden).exp()
+            if self.method.needs_probability
+            else self.at.target_valid
+        )
         return [
-            total[i, : len(self.targets[i]), : len(s.image)].sum(dim=0).view(s.grid_hw)
-            if s.grid_hw and s.reason is None
-            else None
+            self._of_sample(s, total[i], said[i]) if s.reason is None else None
             for i, s in enumerate(self.samples)
         ]
+
+    def _of_sample(self, sample: Located, total: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
+        n = len(sample.answer if self.method.targets == "answer" else sample.thought)
+        if self.method.over == "thought":
+            used = total[:n, : len(sample.thought)]
+            return used, used.sum(dim=0)
+        grids = total[:n, : len(sample.image)].view(n, *sample.grid_hw)
+        return grids, self.method.join(grids, said[:n].to(total.dtype))
 
 
 class MapRecorder:
     """Makes the maps of one batch while passes over it go by, in as many chunks as the caller likes."""
 
     def __init__(
-        self, policy: Policy, samples: Sequence[Located], method: str, rows: str, image_sizes_wh: Any
+        self,
+        policy: Policy,
+        samples: Sequence[Located],
+        method: Method,
+        rows: str,
+        *,
+        name: str = "",
+        image_sizes_wh: Any = None,
+        differentiable: bool = False,
     ):
+        self.differentiable = differentiable or method.needs_backward
         self._policy = policy
-        self._samples = samples
+        self.samples = samples
         self._method = method
+        self._name = name
         self._rows = rows
         self._image_sizes_wh = image_sizes_wh
         self._started = 0
         self._chunk: _Chunk | None = None
         self.signed: list[Tensor | None] = []
-        """Per sample seen so far the map before relu, in the precision of the computation."""
+        """Per sample seen so far the map before relu, in the precision of the computation; None without a map."""
+        self.per_token: list[Tensor | None] = []
+        """Per sample seen so far the signed shares of its target tokens, [N, grid_h, grid_w]."""
 
     def on_layer(self, index: int, layer: LayerPass) -> None:
         """Add one layer's share; the first layer of a pass opens the next chunk of samples."""
         if index == 0:
             start, n = self._started, layer.query.shape[0]
-            if start + n > len(self._samples):
+            if start + n > len(self.samples):
                 raise RuntimeError(
-                    f"a pass over {n} more samples after {start}, but the batch has {len(self._samples)}; "
+                    f"a pass over {n} more samples after {start}, but the batch has {len(self.samples)}; "
                     "wanted one pass over the batch, whole or in chunks, and no other inside the block"
                 )
             self._started += n
-            self._chunk = _Chunk(
-                self._samples[start : start + n],
-                METHODS[self._method],
-                self._rows,
-                self._policy,
-                layer.query.device,
-            )
-        if self._chunk is not None and any(s.reason is None for s in self._chunk.samples):
-            self._chunk.add(layer)
+            part = self.samples[start : start + n]
+            self._chunk = _Chunk(part, self._method, self._rows, self._policy, layer.query.device)
+        if self._chunk is not None and self._chunk.scorable:
+            self._chunk.add(index, layer)
 
     def on_final(self, hidden: Tensor) -> None:
         """Close the chunk."""
         if self._chunk is not None:
-            text_model: Any = self._policy.family.text_model(self._policy.model)
-            self.signed += self._chunk.signed(hidden, float(text_model.norm.variance_epsilon))
+            made = self._chunk.signed(hidden)
+            self.per_token += [each and each[0] for each in made]
+            self.signed += [each and each[1] for each in made]
             self._chunk = None
 
     def maps(self) -> list[SaliencyMap]:
@@ -236,22 +171,22 @@ class MapRecorder:
         Raises RuntimeError when the passes did not cover the batch, FloatingPointError for a map that is not
         finite.
         """
-        if len(self.signed) != len(self._samples):
+        if len(self.signed) != len(self.samples):
             raise RuntimeError(
-                f"passes over {len(self.signed)} of {len(self._samples)} samples were seen; wanted one "
+                f"passes over {len(self.signed)} of {len(self.samples)} samples were seen; wanted one "
                 "pass over the whole batch, by the policy's own model, inside the block"
             )
-        return [self._map(i) for i in range(len(self._samples))]
+        return [self._map(i) for i in range(len(self.samples))]
 
     def _map(self, i: int) -> SaliencyMap:
-        sample, signed = self._samples[i], self.signed[i]
+        sample, signed = self.samples[i], self.signed[i]
         values, reason = None, sample.reason
         if signed is not None:
             if not bool(signed.isfinite().all()):
                 raise FloatingPointError(
-                    f"sample {i}: the {self._method} map is not finite, so the policy's weights are not"
+                    f"sample {i}: the {self._name} map is not finite, so the policy's weights are not"
                 )
-            values = signed.relu().to(torch.float32).cpu().numpy()
+            values = signed.detach().relu().to(torch.float32).cpu().numpy()
             if not values.any():
                 values, reason = None, "zero_map"
         return SaliencyMap(
@@ -259,7 +194,7 @@ class MapRecorder:
             reason=reason,
             grid_hw=sample.grid_hw,
             image_wh=self._image_sizes_wh[i] if self._image_sizes_wh is not None else None,
-            method=self._method,
+            method=self._name,
             rows=self._rows,
             thought_positions=tuple(sample.thought),
             answer_positions=tuple(sample.answer),
@@ -275,30 +210,56 @@ def record_maps(
     method: str = "cot_rollout",
     rows: str = "predictor",
     image_sizes_wh: Sequence[tuple[int, int]] | None = None,
+    differentiable: bool = False,
 ) -> Iterator[MapRecorder]:
     """Make the maps of a batch during a pass that somebody else makes; afterwards `recorder.maps()`.
 
     inputs: of the whole batch, `input_ids` and `attention_mask` [batch, length] (prompts padded on the left,
     completions on the right) and what the family reads the grid from. completion_start: position of the
     completions' first token. The block must hold one pass over the batch with the policy's model, whole or in
-    chunks in order, with or without gradients (maps carry none). In each layer scores of shape
-    [chunk, heads, thought tokens, length] come and go; what is kept is one sum of shape
-    [chunk, answer tokens, image tokens]. Raises ValueError for an unknown method or row convention, and
-    PolicyError for several pictures a sample.
+    chunks in order, with or without gradients. In each layer scores of shape [chunk, heads, thought tokens, length]
+    come and go; what is kept is one sum of shape [chunk, answer tokens, image tokens].
+
+    differentiable: `recorder.signed` stays attached to the graph of a pass with gradients, through attention, values,
+    output projections, head and final hidden state alike; the graph keeps the scores of every layer until its
+    backward pass. Otherwise maps carry no gradient.
+
+    Raises ValueError for an unknown method or row convention, for gradients from layers that are checkpointed, and for
+    a method with a backward pass of its own where none can be made; PolicyError for several pictures a sample.
     """
+    _check(policy, method, rows, differentiable)
+    recorder = MapRecorder(
+        policy,
+        locate(policy, inputs, completion_start, METHODS[method].thought_needed),
+        METHODS[method],
+        rows,
+        name=method,
+        image_sizes_wh=image_sizes_wh,
+        differentiable=differentiable,
+    )
+    with capture(policy, recorder):
+        yield recorder
+
+
+def _known(method: str, rows: str) -> None:
     if method not in METHODS:
         raise ValueError(f"saliency method {method!r}; wanted one of {', '.join(METHODS)}")
     if rows not in ROWS:
         raise ValueError(f"rows {rows!r}; wanted one of {', '.join(ROWS)}")
-    recorder = MapRecorder(
-        policy,
-        locate(policy, inputs, completion_start, METHODS[method].thought_needed),
-        method,
-        rows,
-        image_sizes_wh,
-    )
-    with capture(policy, recorder):
-        yield recorder
+
+
+def _check(policy: Policy, method: str, rows: str, differentiable: bool) -> None:
+    _known(method, rows)
+    attached = differentiable or METHODS[method].needs_backward
+    if attached and not torch.is_grad_enabled():
+        raise ValueError(
+            f"method {method!r} with gradients inside torch.no_grad(); wanted a pass that keeps its graph"
+        )
+    if attached and policy.model.training and getattr(policy.model, "is_gradient_checkpointing", False):
+        raise ValueError(
+            "maps with gradients from layers under gradient checkpointing, which are computed twice and kept nowhere; "
+            "switch gradient_checkpointing off"
+        )
 
 
 def explain(
@@ -328,24 +289,20 @@ def explain_batch(
     batch_size: int = 8,
 ) -> list[SaliencyMap]:
     """Maps of many (picture, question, completion), in order; the same numbers as one by one."""
+    _known(method, rows)
     found: list[SaliencyMap] = []
     for start in range(0, len(examples), batch_size):
         part = examples[start : start + batch_size]
         inputs, completion_start = teacher_forced(policy, part, system_prompt)
         sizes = [picture.size for picture, _, _ in part]
         with (
-            torch.no_grad(),
+            torch.set_grad_enabled(METHODS[method].needs_backward),
             without_dropout(policy.model),
             record_maps(policy, inputs, completion_start, method, rows, sizes) as recorder,
         ):
             policy.model(**inputs, use_cache=False, logits_to_keep=1)
         found += [dataclasses.replace(m, inputs=inputs) for m in recorder.maps()]
     return found
-
-
-def _columns(weights: Tensor, keys: Tensor) -> Tensor:
-    """weights [B, heads, rows, length] at key positions [B, n]: [B, heads, rows, n]."""
-    return weights.gather(3, keys[:, None, None, :].expand(-1, weights.shape[1], weights.shape[2], -1))
 
 
 def _padded(lists: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:

@@ -39,36 +39,129 @@ def _switched(text_model, seen):
         AttentionMaskInterface._global_mapping.pop(NAME)
 
 
-@torch.no_grad()
+class Pass:
+    """One eager pass over a batch of one, with everything kept: per layer weights [heads, length, length]."""
+
+    def __init__(self, policy, inputs):
+        self.policy, self.ids = policy, inputs["input_ids"][0]
+        text_model = policy.family.text_model(policy.model)
+        self.norm, self.head = text_model.norm, policy.family.head(policy.model)
+        self.layers, finals = [], []
+        hook = text_model.norm.register_forward_pre_hook(lambda _, args: finals.append(args[0][0]))
+        with _switched(text_model, self.layers):
+            policy.model(**inputs, use_cache=False)
+        hook.remove()
+        self.hidden = finals[0]
+
+    def normed(self, states):
+        """The final norm written out; the library's goes through float32."""
+        rms = (states.square().mean(-1, keepdim=True) + self.norm.variance_epsilon).sqrt()
+        return states * self.norm.weight / rms
+
+    def project(self, shares, row, target):
+        """What image tokens write along shares (one [heads, keys] per layer, keys as positions) towards a token."""
+        stream = 0
+        for (module, _, value), (share, keys) in zip(self.layers, shares, strict=True):
+            heads = share[:, :, None] * value[0][:, keys]  # [heads, keys, head_dim]
+            stream = stream + module.o_proj(heads.transpose(0, 1).flatten(1))
+        rms = (self.hidden[row].square().mean() + self.norm.variance_epsilon).sqrt()
+        return self.head(stream * self.norm.weight / rms)[:, self.ids[target]]
+
+    def probability(self, target):
+        return self.head(self.normed(self.hidden[target - 1])).softmax(-1)[self.ids[target]]
+
+
 def plain_map(policy, inputs, image, thought, answer, method, rows):
     """The signed map [image tokens] of a batch of one; image, thought and answer are lists of positions."""
-    text_model, head = policy.family.text_model(policy.model), policy.family.head(policy.model)
-    seen, finals = [], []
-    hook = text_model.norm.register_forward_pre_hook(lambda _, args: finals.append(args[0][0]))
-    with _switched(text_model, seen):
-        policy.model(**inputs, use_cache=False)
-    hook.remove()
-    ids, hidden, norm = inputs["input_ids"][0], finals[0], text_model.norm
-    shift = 1 if rows == "predictor" else 0
-    total = torch.zeros(len(image), dtype=hidden.dtype)
-    for target in thought if method == "thought_sum" else answer:
-        row = target - shift
-        stream = torch.zeros(len(image), hidden.shape[1], dtype=hidden.dtype)
-        for module, weights, value in seen:
-            attn, v = weights[0], value[0]  # [heads, length, length], [heads, length, head_dim]
-            if method == "cot_rollout":
-                share = torch.zeros(attn.shape[0], len(image), dtype=attn.dtype)
-                for t in thought:
-                    share += attn[:, row, t, None] * attn[:, t - shift, image]
-            else:
-                share = attn[:, row, image]
-            if method == "raw_attention":
-                total += share.mean(dim=0)
-                continue
-            heads = share[:, :, None] * v[:, image]  # [heads, image tokens, head_dim]
-            stream += module.o_proj(heads.transpose(0, 1).flatten(1))
-        if method != "raw_attention":
-            rms = (hidden[row].square().mean() + norm.variance_epsilon).sqrt()
-            logits = head(stream * norm.weight / rms)  # [image tokens, vocabulary]
-            total += logits[:, ids[target]]
+    with torch.set_grad_enabled(method == "grad_attention"):
+        seen, shift = Pass(policy, inputs), 1 if rows == "predictor" else 0
+        if method in ("attention_rollout", "raw_attention"):
+            return _of_attention(seen, image, answer, method, shift)
+        if method == "grad_attention":
+            return _of_gradient(seen, image, thought, answer, shift)
+        if method == "tam":
+            return _of_states(seen, image, thought, answer)
+        total = torch.zeros(len(image), dtype=seen.hidden.dtype)
+        for target in thought if method == "thought_sum" else answer:
+            share = _projected(seen, image, thought, target, method, shift)
+            if method == "cot_rollout_positive":
+                share = share.clamp(min=0)
+            if method == "cot_rollout_confident":
+                share = share * seen.probability(target)
+            total += share
+        return total
+
+
+def _projected(seen, image, thought, target, method, shift):
+    row, shares = target - shift, []
+    for index, (_, weights, _) in enumerate(seen.layers):
+        attn = weights[0]
+        share = torch.zeros(attn.shape[0], len(image), dtype=attn.dtype)
+        if method in ("direct", "thought_sum", "cot_rollout_direct"):
+            share += attn[:, row, image]
+        if method.startswith("cot_rollout") and not (
+            method == "cot_rollout_late" and index + 1 <= len(seen.layers) / 2
+        ):
+            for t in thought:
+                to_thought, to_image = attn[:, row, t, None], attn[:, t - shift, image]
+                if method == "cot_rollout_normalised":
+                    to_thought = to_thought / attn[:, row, thought].sum(-1, keepdim=True)
+                    to_image = to_image / to_image.sum(-1, keepdim=True)
+                share += to_thought * to_image
+        shares.append((share, image))
+    return seen.project(shares, row, target)
+
+
+def _of_attention(seen, image, answer, method, shift):
+    rows = [a - shift for a in answer]
+    if method == "raw_attention":
+        return sum(weights[0].mean(0)[rows][:, image].sum(0) for _, weights, _ in seen.layers)
+    product = torch.eye(len(seen.ids), dtype=seen.hidden.dtype)
+    for _, weights, _ in seen.layers:
+        product = 0.5 * (weights[0].mean(0) + torch.eye(len(seen.ids), dtype=seen.hidden.dtype)) @ product
+    return product[rows][:, image].sum(0)
+
+
+def _of_gradient(seen, image, thought, answer, shift):
+    said = sum(seen.probability(target).log() for target in answer)
+    slopes = torch.autograd.grad(said, [weights for _, weights, _ in seen.layers])
+    rows = [p - shift for p in (*thought, *answer)]
+    shares = [
+        (weights[0] * slope[0].clamp(min=0))[:, rows][:, :, image].sum((0, 1))
+        for (_, weights, _), slope in zip(seen.layers, slopes, strict=True)
+    ]
+    return sum(shares).detach()
+
+
+def _of_states(seen, image, thought, answer):
+    """TAM, one answer token at a time: own activation less the scaled interference of the earlier words."""
+
+    def activation(word, position):
+        return float(seen.head(seen.normed(seen.hidden[position]))[word].clamp(min=0))
+
+    total = torch.zeros(len(image), dtype=seen.hidden.dtype)
+    for target in answer:
+        word = int(seen.ids[target])
+        own = torch.tensor([activation(word, i) for i in image], dtype=total.dtype)
+        context = torch.zeros_like(own)
+        for p in (p for p in (*thought, *answer) if p < target and int(seen.ids[p]) != word):
+            earlier = torch.tensor([activation(int(seen.ids[p]), i) for i in image], dtype=total.dtype)
+            context += activation(word, p) * earlier
+        scale = (own @ context) / (context @ context) if context.any() else 0.0
+        total += (own - scale * context).clamp(min=0)
     return total
+
+
+def plain_thoughts_used(policy, inputs, thought, answer, rows):
+    """How much each thought token contributed to each answer token: [answer tokens, thought tokens]."""
+    shift = 1 if rows == "predictor" else 0
+    with torch.no_grad():
+        seen = Pass(policy, inputs)
+        return torch.stack(
+            [
+                seen.project(
+                    [(w[0][:, a - shift, thought], thought) for _, w, _ in seen.layers], a - shift, a
+                )
+                for a in answer
+            ]
+        )

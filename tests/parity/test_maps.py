@@ -6,7 +6,8 @@ from PIL import Image
 from tests.parity.models import random_policy
 from tests.parity.plain import plain_map
 from training.conversation import SYSTEM_PROMPT
-from training.saliency import METHODS, ROWS, record_maps
+from training.methods import METHODS
+from training.saliency import ROWS, record_maps
 from training.teacher_forcing import teacher_forced
 
 # Pictures, prompts and words of different lengths: thoughts of 3, 1 and 5 words, answers of 1, 2 and 3.
@@ -48,7 +49,10 @@ def _engine(policy, dtype, method, rows):
     inputs, start = teacher_forced(policy, [_example(c, i) for i, c in enumerate(CASES)], SYSTEM_PROMPT)
     inputs = _floats(inputs, dtype)
     assert not inputs["attention_mask"].all()
-    with torch.no_grad(), record_maps(policy, inputs, start, method, rows) as recorder:
+    with (
+        torch.set_grad_enabled(METHODS[method].needs_backward),
+        record_maps(policy, inputs, start, method, rows) as recorder,
+    ):
         policy.model(**inputs, use_cache=False, logits_to_keep=1)
     return recorder
 

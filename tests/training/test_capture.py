@@ -18,6 +18,8 @@ from training.teacher_forcing import teacher_forced
 class Rows:
     """Keeps the attention of chosen rows, the values and the final hidden states."""
 
+    differentiable = False
+
     def __init__(self, positions):
         self.positions = torch.tensor(positions)
         self.weights, self.values, self.finals, self.grads = [], [], [], []

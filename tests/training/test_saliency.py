@@ -12,9 +12,10 @@ from storage.schema import UNSCORABLE
 from tests.parity.models import random_policy, words
 from training.capture import LayerPass
 from training.conversation import SYSTEM_PROMPT
+from training.methods import METHODS, Layer, Places
 from training.policy import PolicyError
 from training.projection import pull_back
-from training.saliency import METHODS, _Layer, explain, explain_batch, record_maps
+from training.saliency import explain, explain_batch, record_maps
 from training.teacher_forcing import teacher_forced
 
 GOOD = "<think>the red ball</think>the ball"
@@ -44,7 +45,13 @@ def _attention(weights):
     o_proj.weight.data.zero_()
     o_proj.weight.data[0, 1], o_proj.weight.data[1, 0] = 1.0, 2.0
     return LayerPass(
-        SimpleNamespace(o_proj=o_proj), query, torch.eye(n, dtype=torch.float64)[None, None], value, None, 1.0
+        SimpleNamespace(o_proj=o_proj),
+        query,
+        torch.eye(n, dtype=torch.float64)[None, None],
+        value,
+        None,
+        1.0,
+        output=torch.empty(1, n, 1, n, dtype=torch.float64),
     )
 
 
@@ -63,17 +70,36 @@ def _worked(method, answer_row, thought_rows, n_targets=1, thought_keys=(2, 3), 
     def positions(*p):
         return torch.tensor([p])
 
-    layer = _Layer(
-        seen=_attention(WEIGHTS),
+    answer = method != "thought_sum"
+    places = Places(
+        policy=None,
+        answer_keys=positions(4),
         answer_rows=positions(answer_row),
-        thought_rows=positions(*thought_rows),
+        answer_valid=positions(True),
         thought_keys=positions(*thought_keys),
+        thought_rows=positions(*thought_rows),
         thought_valid=positions(*valid).bool(),
         image_keys=positions(0, 1),
-        # Target direction (1, 3): an image token of value (v, 10 v) writes (10 v, 2 v), which is worth 16 v.
-        covector=torch.tensor([[[1.0, 3.0]] * n_targets], dtype=torch.float64),
+        image_valid=positions(True, True),
+        target_keys=positions(4) if answer else positions(*thought_keys),
+        target_rows=positions(answer_row) if answer else positions(*thought_rows),
+        target_valid=positions(True) if answer else positions(*valid).bool(),
+        target_ids=positions(*[0] * n_targets),
+        input_ids=positions(*[0] * 6),
     )
-    return METHODS[method].layer(layer)[0].detach()
+    # Target direction (1, 3): an image token of value (v, 10 v) writes (10 v, 2 v), which is worth 16 v.
+    covector = torch.tensor([[[1.0, 3.0]] * n_targets], dtype=torch.float64)
+    at_work = METHODS[method].start(places)
+    at_work.add(Layer(_attention(WEIGHTS), places, covector, depth=1.0))
+    # A final state of (4, 3) has the rms sqrt(12.5), by which projected shares are divided at the end.
+    norm = SimpleNamespace(variance_epsilon=0.0)
+    object.__setattr__(
+        places,
+        "policy",
+        SimpleNamespace(model=None, family=SimpleNamespace(text_model=lambda _: SimpleNamespace(norm=norm))),
+    )
+    share = at_work.finish(torch.tensor([4.0, 3.0], dtype=torch.float64).expand(1, 6, 2))[0].detach()
+    return share * 12.5**0.5 if METHODS[method].projected else share
 
 
 @pytest.mark.parametrize(
@@ -91,6 +117,13 @@ def _worked(method, answer_row, thought_rows, n_targets=1, thought_keys=(2, 3), 
         ("thought_sum", (4, (2, 3)), [[0.2 * 16, 0.3 * 32], [0.1 * 16, 0.4 * 32]]),
         ("raw_attention", (3, (1, 2)), [[0.1, 0.4]]),
         ("raw_attention", (4, (2, 3)), [[0.1, 0.2]]),
+        # Hops made distributions: row 3 gives the thoughts 0.2 and 0.3, so 0.4 and 0.6; row 2 gives the picture 0.2 and
+        # 0.3, so 0.4 and 0.6. image 0: 0.4 * 0.75 + 0.6 * 0.4 = 0.54; image 1: 0.4 * 0.25 + 0.6 * 0.6 = 0.46.
+        ("cot_rollout_normalised", (3, (1, 2)), [[0.54 * 16, 0.46 * 32]]),
+        # Through the thoughts (0.21, 0.14) and past them (0.1, 0.4).
+        ("cot_rollout_direct", (3, (1, 2)), [[0.31 * 16, 0.54 * 32]]),
+        # One layer of (attention + identity) / 2: row 3 looks at the images with 0.1 and 0.4.
+        ("attention_rollout", (3, (1, 2)), [[0.05, 0.2]]),
     ],
 )
 def test_one_layer_worked_by_hand(method, rows, expected):
@@ -136,7 +169,7 @@ def test_many_give_the_same_numbers_as_one_by_one(policy, method):
         (_picture(90, 200, 4), "it", "<think>red</think>it"),
         (_picture(84, 112, 5), "it", "red ball"),  # its first token is predicted by the prompt's last one
     ]
-    bare = None if method in ("direct", "raw_attention") else "no_thought"
+    bare = "no_thought" if METHODS[method].thought_needed else None
     alone = [explain(policy, *example, method=method) for example in examples]
     for batch_size in (2, 8):
         many = explain_batch(policy, examples, method=method, batch_size=batch_size)
