@@ -71,9 +71,9 @@ class Pass:
         return self.head(self.normed(self.hidden[target - 1])).softmax(-1)[self.ids[target]]
 
 
-def plain_map(policy, inputs, image, thought, answer, method, rows):
+def plain_map(policy, inputs, image, thought, answer, method, rows, gradients=False):
     """The signed map [image tokens] of a batch of one; image, thought and answer are lists of positions."""
-    with torch.set_grad_enabled(method == "grad_attention"):
+    with torch.set_grad_enabled(gradients or method == "grad_attention"):
         seen, shift = Pass(policy, inputs), 1 if rows == "predictor" else 0
         if method in ("attention_rollout", "raw_attention"):
             return _of_attention(seen, image, answer, method, shift)
@@ -88,7 +88,7 @@ def plain_map(policy, inputs, image, thought, answer, method, rows):
                 share = share.clamp(min=0)
             if method == "cot_rollout_confident":
                 share = share * seen.probability(target)
-            total += share
+            total = total + share
         return total
 
 
@@ -137,16 +137,16 @@ def _of_states(seen, image, thought, answer):
     """TAM, one answer token at a time: own activation less the scaled interference of the earlier words."""
 
     def activation(word, position):
-        return float(seen.head(seen.normed(seen.hidden[position]))[word].clamp(min=0))
+        return seen.head(seen.normed(seen.hidden[position]))[word].clamp(min=0)
 
     total = torch.zeros(len(image), dtype=seen.hidden.dtype)
     for target in answer:
         word = int(seen.ids[target])
-        own = torch.tensor([activation(word, i) for i in image], dtype=total.dtype)
+        own = torch.stack([activation(word, i) for i in image])
         context = torch.zeros_like(own)
         for p in (p for p in (*thought, *answer) if p < target and int(seen.ids[p]) != word):
-            earlier = torch.tensor([activation(int(seen.ids[p]), i) for i in image], dtype=total.dtype)
-            context += activation(word, p) * earlier
+            earlier = torch.stack([activation(int(seen.ids[p]), i) for i in image])
+            context = context + activation(word, p) * earlier
         scale = (own @ context) / (context @ context) if context.any() else 0.0
         total += (own - scale * context).clamp(min=0)
     return total

@@ -28,7 +28,7 @@ def _floats(inputs, dtype):
     return {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
 
 
-def _expected(policy, dtype, method, rows):
+def _expected(policy, dtype, method, rows, gradients=False):
     """The plain map of every case by itself: nothing padded, and the spans found by the tags' ids."""
     for seed, case in enumerate(CASES):
         inputs, start = teacher_forced(policy, [_example(case, seed)], SYSTEM_PROMPT)
@@ -41,7 +41,7 @@ def _expected(policy, dtype, method, rows):
         image = [p for p, i in enumerate(ids) if i == picture]
         thought, answer = list(range(opening + 1, closing)), list(range(closing + 1, end))
         assert (len(thought), len(answer)) == (len(case[2].split()), len(case[3].split()))
-        yield plain_map(policy, _floats(inputs, dtype), image, thought, answer, method, rows)
+        yield plain_map(policy, _floats(inputs, dtype), image, thought, answer, method, rows, gradients)
 
 
 def _engine(policy, dtype, method, rows):
