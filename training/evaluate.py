@@ -1,14 +1,18 @@
 """The stage `evaluate`: what one policy answers on held-out examples, and where it looked while it did.
 
     python -m training.evaluate CONFIG.json
+    python -m training.evaluate --faithfulness   # see training/faithfulness_study.py
 
 Greedy answers in batches, each judged by the scorer of its answer type; one saliency map per scorable answer,
-held against the evidence boxes. Writes the tables predictions and saliency_maps. Comparing policies is
+held against the evidence boxes; for a sample of the examples, cells of the picture are filled and the policy looks
+again. Writes the tables predictions and saliency_maps. Comparing policies is
 ops/comparison.py; the maps come from training/saliency.py, their measures from training/overlap.py.
 
 A finished batch lies in work_dir/parts as two Parquet files, so a killed run goes on with the next batch.
 """
 
+import hashlib
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -19,9 +23,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from ops.faithfulness import RANDOM, area_under
 from ops.statistics import mean_by_cluster
 from storage.archive import map_id, pack
 from storage.objects import sha256_bytes
@@ -31,6 +37,8 @@ from training.arguments import load_for
 from training.config import EvaluateSettings, StageConfig
 from training.conversation import SYSTEM_PROMPT, messages, parse
 from training.dataset import picture
+from training.faithfulness import Said, curves_of, grids
+from training.masking import elsewhere, evidence_cells, filled, order_of, random_order
 from training.overlap import Overlap, score
 from training.policy import Policy
 from training.progress import METRICS, JsonLines
@@ -55,13 +63,14 @@ def run(config: StageConfig) -> None:
     batches = in_batches(rows, settings.batch_size)
     parts = [config.work_path / PARTS / f"{index:06d}" for index in range(len(batches))]
     parts[0].parent.mkdir(exist_ok=True)
+    sampled = sample_of(rows, settings.faithfulness_rows)
     n_done = next((i for i, part in enumerate(parts) if not _is_whole(part)), len(parts))
     policy = load_for(config)
     lines = JsonLines(config.work_path / METRICS, n_done)
     seen = [_read_part(part)[0] for part in parts[:n_done]]
     with tqdm(total=len(rows), initial=sum(t.num_rows for t in seen), desc="evaluate", unit="answer") as bar:
         for index in range(n_done, len(batches)):
-            _write_part(parts[index], evaluate_batch(policy, batches[index], config))
+            _write_part(parts[index], evaluate_batch(policy, batches[index], config, sampled))
             seen.append(_read_part(parts[index])[0])
             told = {"step": index + 1, "total_steps": len(batches), **running(seen)}
             lines.append([told])
@@ -81,16 +90,42 @@ def in_batches(rows: Sequence[Row], batch_size: int) -> list[list[Row]]:
     return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
 
 
-def evaluate_batch(policy: Policy, rows: Sequence[Row], config: StageConfig) -> tuple[pa.Table, pa.Table]:
-    """Predictions and saliency maps of one batch, as tables of storage.schema."""
+def sample_of(rows: Sequence[Row], n: int) -> frozenset[str]:
+    """At most `n` example_ids, by a hash of their own: the same ones for every policy and order of rows."""
+    return frozenset(each.example_id for each in by_hash(rows)[:n])
+
+
+def by_hash(rows: Sequence[Row]) -> list[Row]:
+    """The rows in an order that only their example_ids decide."""
+    return sorted(rows, key=lambda r: hashlib.sha256(f"faithfulness:{r.example_id}".encode()).digest())
+
+
+def evaluate_batch(
+    policy: Policy, rows: Sequence[Row], config: StageConfig, sampled: frozenset[str] = frozenset()
+) -> tuple[pa.Table, pa.Table]:
+    """Predictions and saliency maps of one batch, as tables of storage.schema.
+
+    `sampled`: example_ids whose pictures are also masked.
+    """
     settings: EvaluateSettings = config.settings
     pictures = [picture(row) for row in rows]
     system_prompt = settings.system_prompt or SYSTEM_PROMPT
     said = answer_ids(policy, pictures, rows, system_prompt, settings.max_completion_length)
     maps = explained(policy, pictures, rows, said, system_prompt, settings)
+    chosen = [i for i, row in enumerate(rows) if row.example_id in sampled]
+    columns = intervened(
+        policy,
+        [rows[i] for i in chosen],
+        [pictures[i] for i in chosen],
+        [said[i] for i in chosen],
+        [maps[i].values for i in chosen],
+        system_prompt,
+        settings,
+    )
+    tested = dict(zip(chosen, columns, strict=True))
     predictions, archived = [], []
-    for row, ids, found in zip(rows, said, maps, strict=True):
-        prediction = _prediction(policy, row, ids, config)
+    for i, (row, ids, found) in enumerate(zip(rows, said, maps, strict=True)):
+        prediction = _prediction(policy, row, ids, config) | tested.get(i, {})
         prediction |= _measured(
             found, row, prediction["format_valid"], config, prediction["completion_sha256"]
         )
@@ -161,6 +196,89 @@ def explained(
     ]
 
 
+def intervened(
+    policy: Policy,
+    rows: Sequence[Row],
+    pictures: Sequence[Image.Image],
+    said: Sequence[Sequence[int]],
+    maps: Sequence[NDArray[np.floating] | None],
+    system_prompt: str,
+    settings: EvaluateSettings,
+) -> list[dict[str, Any]]:
+    """Columns of predictions that come from masked pictures: answers under masks, areas under the curves.
+
+    A completion in a wrong form has no map here, as everywhere in predictions.
+    """
+    if not rows:
+        return []
+    columns = masked_answers(policy, rows, pictures, system_prompt, settings)
+    asked: dict[int, Said] = {}
+    orders = []
+    for i, values in enumerate(maps):
+        if values is not None and parse(text_of(policy, said[i])).format_valid:
+            asked[i] = said_of(policy, rows[i], pictures[i], said[i], values.shape)
+            name = rows[i].example_id
+            orders.append({"map": order_of(values, name), RANDOM: random_order(values.size, name)})
+    found = curves_of(policy, list(asked.values()), orders, system_prompt, settings.batch_size)
+    for i, curves in zip(asked, found, strict=True):
+        columns[i] |= {
+            "deletion_auc": area_under(curves["map"].deletion.answer),
+            "insertion_auc": area_under(curves["map"].insertion.answer),
+            "random_auc": area_under(curves[RANDOM].deletion.answer),
+        }
+    return columns
+
+
+def said_of(policy: Policy, row: Row, image: Image.Image, ids: Sequence[int], grid_hw: Sequence[int]) -> Said:
+    """A completion with its spans, ready to be looked at again. Raises ValueError where it has no answer."""
+    found = spans(policy.tokenizer, ids, thought_needed=False)
+    if isinstance(found, str):
+        raise ValueError(f"example {row.example_id}: {found}; wanted a completion that has a map")
+    return Said(image, row.question, ids, found, (grid_hw[0], grid_hw[1]))
+
+
+def masked_answers(
+    policy: Policy,
+    rows: Sequence[Row],
+    pictures: Sequence[Image.Image],
+    system_prompt: str,
+    settings: EvaluateSettings,
+) -> list[dict[str, Any]]:
+    """Whether the greedy answer is right with the evidence filled, and with as many cells elsewhere.
+
+    Both are None with a reason where there is no evidence or no equal mask beside it.
+    """
+    columns: list[dict[str, Any]] = []
+    asked: list[tuple[int, str, Image.Image]] = []
+    for i, grid_hw in enumerate(grids(policy, pictures)):
+        row, image = rows[i], pictures[i]
+        evidence = evidence_cells(row.boxes, image.size, grid_hw)
+        beside = elsewhere(evidence, row.example_id)
+        columns.append({"unmasked_reason": beside if isinstance(beside, str) else None})
+        if not isinstance(beside, str):
+            asked.append((i, "correct_evidence_masked", filled(image, evidence)))
+            asked.append((i, "correct_elsewhere_masked", filled(image, beside)))
+    for start in range(0, len(asked), settings.batch_size):
+        part = asked[start : start + settings.batch_size]
+        of = [rows[i] for i, _, _ in part]
+        said = answer_ids(
+            policy, [image for _, _, image in part], of, system_prompt, settings.max_completion_length
+        )
+        for (i, column, _), row, ids in zip(part, of, said, strict=True):
+            columns[i][column] = points_of(row, text_of(policy, ids)) >= CORRECT_FROM[row.answer_type]
+    return columns
+
+
+def text_of(policy: Policy, ids: Sequence[int]) -> str:
+    """A completion as text, without its end token."""
+    return str(policy.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def points_of(row: Row, completion: str) -> float:
+    """What the scorer of the row's answer type gives the completion's answer, 0 to 1."""
+    return score_answer(parse(completion).answer, [row.answer, *row.accepted_answers], row.answer_type)
+
+
 def running(predictions: Sequence[pa.Table]) -> dict[str, float]:
     """Means over the answers so far; measures of the map over the scorable ones only."""
     table = pa.concat_tables(predictions)
@@ -195,9 +313,9 @@ def summary_of(predictions: pa.Table, config: StageConfig) -> dict[str, Any]:
 def _prediction(policy: Policy, row: Row, ids: Sequence[int], config: StageConfig) -> dict[str, Any]:
     end = policy.tokenizer.eos_token_id
     ended = bool(ids) and ids[-1] == end
-    text = str(policy.tokenizer.decode(list(ids), skip_special_tokens=True))
+    text = text_of(policy, ids)
     parsed = parse(text)
-    points = score_answer(parsed.answer, [row.answer, *row.accepted_answers], row.answer_type)
+    points = points_of(row, text)
     return {
         "policy_id": config.policy_id,
         "policy": config.policy_name,
@@ -286,4 +404,8 @@ def _is_whole(part: Path) -> bool:
 
 
 if __name__ == "__main__":
+    if "--faithfulness" in sys.argv[1:]:
+        # By name: the stage does not consist of the study, which may change without answers being made anew.
+        study = importlib.import_module("training.faithfulness_study")
+        sys.exit(study.main([each for each in sys.argv[1:] if each != "--faithfulness"]))
     sys.exit(run_stage("evaluate", run, sys.argv[1:]))
