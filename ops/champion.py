@@ -54,7 +54,7 @@ def decide(
     names = sorted(names, key=lambda name: (rewards_of[name], name))
     rows = {name: by_policy[name] for name in names}
     conflict = {name: _conflict_rows(each) for name, each in rows.items()}
-    options = {"seed": seed, "draws": draws}
+    options: dict[str, Any] = {"seed": seed, "draws": draws}
 
     eligible, step_1 = _not_below(names, COLD_START, rows, **options)
     steps = [{"step": "eligible", "measure": "accuracy", **step_1}]

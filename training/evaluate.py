@@ -11,7 +11,6 @@ ops/comparison.py; the maps come from training/saliency.py, their measures from 
 A finished batch lies in work_dir/parts as two Parquet files, so a killed run goes on with the next batch.
 """
 
-import hashlib
 import importlib
 import json
 import sys
@@ -22,27 +21,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from ops.faithfulness import RANDOM, area_under
 from ops.statistics import mean_by_cluster
 from storage.archive import map_id, pack
 from storage.objects import sha256_bytes
 from storage.rows import Row, rows_from_paths
 from storage.tables import TableError, encode_table, from_rows, read_table
+from training.answers import CORRECT_FROM, answer_ids, points_of, text_of
 from training.arguments import load_for
 from training.config import EvaluateSettings, StageConfig
-from training.conversation import SYSTEM_PROMPT, messages, parse
+from training.conversation import SYSTEM_PROMPT, parse
 from training.dataset import picture
-from training.faithfulness import Said, curves_of, grids
-from training.masking import elsewhere, evidence_cells, filled, order_of, random_order
+from training.faithfulness import intervened, sample_of
 from training.overlap import Overlap, score
 from training.policy import Policy
 from training.progress import METRICS, JsonLines
-from training.rewards import score_answer
 from training.saliency import METHODS, SaliencyMap, explain_batch
 from training.spans import spans
 from training.stage import run_stage, write_atomically, write_result
@@ -90,16 +85,6 @@ def in_batches(rows: Sequence[Row], batch_size: int) -> list[list[Row]]:
     return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
 
 
-def sample_of(rows: Sequence[Row], n: int) -> frozenset[str]:
-    """At most `n` example_ids, by a hash of their own: the same ones for every policy and order of rows."""
-    return frozenset(each.example_id for each in by_hash(rows)[:n])
-
-
-def by_hash(rows: Sequence[Row]) -> list[Row]:
-    """The rows in an order that only their example_ids decide."""
-    return sorted(rows, key=lambda r: hashlib.sha256(f"faithfulness:{r.example_id}".encode()).digest())
-
-
 def evaluate_batch(
     policy: Policy, rows: Sequence[Row], config: StageConfig, sampled: frozenset[str] = frozenset()
 ) -> tuple[pa.Table, pa.Table]:
@@ -135,38 +120,6 @@ def evaluate_batch(
     return from_rows("predictions", predictions), from_rows("saliency_maps", archived)
 
 
-def answer_ids(
-    policy: Policy, pictures: Sequence[Image.Image], rows: Sequence[Row], system_prompt: str, limit: int
-) -> list[list[int]]:
-    """Token ids that the policy says greedily, at most `limit` each, with the end token where it came."""
-    asked = [
-        policy.processor.apply_chat_template(
-            messages(row.question, system_prompt), tokenize=False, add_generation_prompt=True
-        )
-        for row in rows
-    ]
-    inputs = policy.processor(
-        text=asked, images=list(pictures), padding=True, padding_side="left", return_tensors="pt"
-    ).to(policy.device)
-    end = int(policy.tokenizer.eos_token_id)
-    filler = policy.tokenizer.pad_token_id
-    with torch.no_grad():
-        out = policy.model.generate(
-            **inputs,
-            max_new_tokens=limit,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,  # a policy's own defaults for sampling must not shape greedy answers
-            top_p=None,
-            top_k=None,
-            repetition_penalty=1.0,
-            eos_token_id=end,
-            pad_token_id=end if filler is None else filler,
-        )
-    new = out[:, inputs["input_ids"].shape[1] :].tolist()
-    return [ids[: ids.index(end) + 1] if end in ids else ids for ids in new]
-
-
 def explained(
     policy: Policy,
     pictures: Sequence[Image.Image],
@@ -194,89 +147,6 @@ def explained(
         made[i] if i in made else _without(str(reason), settings, pictures[i].size)
         for i, reason in enumerate(reasons)
     ]
-
-
-def intervened(
-    policy: Policy,
-    rows: Sequence[Row],
-    pictures: Sequence[Image.Image],
-    said: Sequence[Sequence[int]],
-    maps: Sequence[NDArray[np.floating] | None],
-    system_prompt: str,
-    settings: EvaluateSettings,
-) -> list[dict[str, Any]]:
-    """Columns of predictions that come from masked pictures: answers under masks, areas under the curves.
-
-    A completion in a wrong form has no map here, as everywhere in predictions.
-    """
-    if not rows:
-        return []
-    columns = masked_answers(policy, rows, pictures, system_prompt, settings)
-    asked: dict[int, Said] = {}
-    orders = []
-    for i, values in enumerate(maps):
-        if values is not None and parse(text_of(policy, said[i])).format_valid:
-            asked[i] = said_of(policy, rows[i], pictures[i], said[i], values.shape)
-            name = rows[i].example_id
-            orders.append({"map": order_of(values, name), RANDOM: random_order(values.size, name)})
-    found = curves_of(policy, list(asked.values()), orders, system_prompt, settings.batch_size)
-    for i, curves in zip(asked, found, strict=True):
-        columns[i] |= {
-            "deletion_auc": area_under(curves["map"].deletion.answer),
-            "insertion_auc": area_under(curves["map"].insertion.answer),
-            "random_auc": area_under(curves[RANDOM].deletion.answer),
-        }
-    return columns
-
-
-def said_of(policy: Policy, row: Row, image: Image.Image, ids: Sequence[int], grid_hw: Sequence[int]) -> Said:
-    """A completion with its spans, ready to be looked at again. Raises ValueError where it has no answer."""
-    found = spans(policy.tokenizer, ids, thought_needed=False)
-    if isinstance(found, str):
-        raise ValueError(f"example {row.example_id}: {found}; wanted a completion that has a map")
-    return Said(image, row.question, ids, found, (grid_hw[0], grid_hw[1]))
-
-
-def masked_answers(
-    policy: Policy,
-    rows: Sequence[Row],
-    pictures: Sequence[Image.Image],
-    system_prompt: str,
-    settings: EvaluateSettings,
-) -> list[dict[str, Any]]:
-    """Whether the greedy answer is right with the evidence filled, and with as many cells elsewhere.
-
-    Both are None with a reason where there is no evidence or no equal mask beside it.
-    """
-    columns: list[dict[str, Any]] = []
-    asked: list[tuple[int, str, Image.Image]] = []
-    for i, grid_hw in enumerate(grids(policy, pictures)):
-        row, image = rows[i], pictures[i]
-        evidence = evidence_cells(row.boxes, image.size, grid_hw)
-        beside = elsewhere(evidence, row.example_id)
-        columns.append({"unmasked_reason": beside if isinstance(beside, str) else None})
-        if not isinstance(beside, str):
-            asked.append((i, "correct_evidence_masked", filled(image, evidence)))
-            asked.append((i, "correct_elsewhere_masked", filled(image, beside)))
-    for start in range(0, len(asked), settings.batch_size):
-        part = asked[start : start + settings.batch_size]
-        of = [rows[i] for i, _, _ in part]
-        said = answer_ids(
-            policy, [image for _, _, image in part], of, system_prompt, settings.max_completion_length
-        )
-        for (i, column, _), row, ids in zip(part, of, said, strict=True):
-            columns[i][column] = points_of(row, text_of(policy, ids)) >= CORRECT_FROM[row.answer_type]
-    return columns
-
-
-def text_of(policy: Policy, ids: Sequence[int]) -> str:
-    """A completion as text, without its end token."""
-    return str(policy.tokenizer.decode(list(ids), skip_special_tokens=True))
-
-
-def points_of(row: Row, completion: str) -> float:
-    """What the scorer of the row's answer type gives the completion's answer, 0 to 1."""
-    return score_answer(parse(completion).answer, [row.answer, *row.accepted_answers], row.answer_type)
 
 
 def running(predictions: Sequence[pa.Table]) -> dict[str, float]:
@@ -331,10 +201,6 @@ def _prediction(policy: Policy, row: Row, ids: Sequence[int], config: StageConfi
         "truncated": not ended,
         "n_tokens": len(ids) - ended,
     }
-
-
-# Scores are 0 or 1 except for free text, whose token F1 counts as right from one half on.
-CORRECT_FROM = {"word": 1.0, "yes_no": 1.0, "number": 1.0, "choice": 1.0, "text": 0.5}
 
 
 def _measured(

@@ -9,17 +9,24 @@ answer) forced. Curves hold its change against the untouched picture. A thought 
 same is told of the whole completion too.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
-from ops.faithfulness import FRACTIONS
-from training.masking import Mask, Order, filled, top_cells
+from ops.faithfulness import FRACTIONS, RANDOM, area_under
+from storage.rows import Row
+from training.answers import CORRECT_FROM, answer_ids, points_of, text_of
+from training.config import EvaluateSettings
+from training.conversation import parse
+from training.masking import Mask, Order, elsewhere, evidence_cells, filled, order_of, random_order, top_cells
 from training.policy import Policy
-from training.spans import Spans
+from training.spans import Spans, spans
 from training.teacher_forcing import teacher_forced
 
 
@@ -110,10 +117,93 @@ def log_probabilities(
         ids = inputs["input_ids"][:, begins:, None]
         of_token = (logits.float().gather(2, ids)[..., 0] - logits.float().logsumexp(dim=2)).double().cpu()
         for row, (each, _) in zip(of_token, part, strict=True):
-            spans = each.spans
-            answer = float(row[spans.answer.start : spans.answer.stop].sum())
-            found.append((answer, float(row[: spans.end].sum())))
+            place = each.spans
+            answer = float(row[place.answer.start : place.answer.stop].sum())
+            found.append((answer, float(row[: place.end].sum())))
     return found
+
+
+def sample_of(rows: Sequence[Row], n: int) -> frozenset[str]:
+    """At most `n` example_ids, by a hash of their own: the same ones for every policy and order of rows."""
+    return frozenset(each.example_id for each in by_hash(rows)[:n])
+
+
+def by_hash(rows: Sequence[Row]) -> list[Row]:
+    """The rows in an order that only their example_ids decide."""
+    return sorted(rows, key=lambda r: hashlib.sha256(f"faithfulness:{r.example_id}".encode()).digest())
+
+
+def intervened(
+    policy: Policy,
+    rows: Sequence[Row],
+    pictures: Sequence[Image.Image],
+    said: Sequence[Sequence[int]],
+    maps: Sequence[NDArray[np.floating] | None],
+    system_prompt: str,
+    settings: EvaluateSettings,
+) -> list[dict[str, Any]]:
+    """Columns of predictions that come from masked pictures: answers under masks, areas under the curves.
+
+    A completion in a wrong form has no map here, as everywhere in predictions.
+    """
+    if not rows:
+        return []
+    columns = masked_answers(policy, rows, pictures, system_prompt, settings)
+    asked: dict[int, Said] = {}
+    orders = []
+    for i, values in enumerate(maps):
+        if values is not None and parse(text_of(policy, said[i])).format_valid:
+            asked[i] = said_of(policy, rows[i], pictures[i], said[i], values.shape)
+            name = rows[i].example_id
+            orders.append({"map": order_of(values, name), RANDOM: random_order(values.size, name)})
+    found = curves_of(policy, list(asked.values()), orders, system_prompt, settings.batch_size)
+    for i, curves in zip(asked, found, strict=True):
+        columns[i] |= {
+            "deletion_auc": area_under(curves["map"].deletion.answer),
+            "insertion_auc": area_under(curves["map"].insertion.answer),
+            "random_auc": area_under(curves[RANDOM].deletion.answer),
+        }
+    return columns
+
+
+def said_of(policy: Policy, row: Row, image: Image.Image, ids: Sequence[int], grid_hw: Sequence[int]) -> Said:
+    """A completion with its spans, ready to be looked at again. Raises ValueError where it has no answer."""
+    found = spans(policy.tokenizer, ids, thought_needed=False)
+    if isinstance(found, str):
+        raise ValueError(f"example {row.example_id}: {found}; wanted a completion that has a map")
+    return Said(image, row.question, ids, found, (grid_hw[0], grid_hw[1]))
+
+
+def masked_answers(
+    policy: Policy,
+    rows: Sequence[Row],
+    pictures: Sequence[Image.Image],
+    system_prompt: str,
+    settings: EvaluateSettings,
+) -> list[dict[str, Any]]:
+    """Whether the greedy answer is right with the evidence filled, and with as many cells elsewhere.
+
+    Both are None with a reason where there is no evidence or no equal mask beside it.
+    """
+    columns: list[dict[str, Any]] = []
+    asked: list[tuple[int, str, Image.Image]] = []
+    for i, grid_hw in enumerate(grids(policy, pictures)):
+        row, image = rows[i], pictures[i]
+        evidence = evidence_cells(row.boxes, image.size, grid_hw)
+        beside = elsewhere(evidence, row.example_id)
+        columns.append({"unmasked_reason": beside if isinstance(beside, str) else None})
+        if not isinstance(beside, str):
+            asked.append((i, "correct_evidence_masked", filled(image, evidence)))
+            asked.append((i, "correct_elsewhere_masked", filled(image, beside)))
+    for start in range(0, len(asked), settings.batch_size):
+        part = asked[start : start + settings.batch_size]
+        of = [rows[i] for i, _, _ in part]
+        said = answer_ids(
+            policy, [image for _, _, image in part], of, system_prompt, settings.max_completion_length
+        )
+        for (i, column, _), row, ids in zip(part, of, said, strict=True):
+            columns[i][column] = points_of(row, text_of(policy, ids)) >= CORRECT_FROM[row.answer_type]
+    return columns
 
 
 def curve_record(curves: Curves) -> dict[str, dict[str, list[float]]]:

@@ -26,11 +26,11 @@ from storage.lineage import Artifact, Ledger, LineageError, Work
 from storage.objects import Store, StoreError, sha256_folder
 from storage.rows import Row, RowsError, rows_of_split
 from storage.settings import Settings, SettingsError
+from training.answers import CORRECT_FROM, answer_ids, points_of, text_of
 from training.config import EvaluateSettings, local_folder_of
 from training.conversation import SYSTEM_PROMPT
 from training.dataset import picture
-from training.evaluate import CORRECT_FROM, answer_ids, by_hash, masked_answers, points_of, said_of, text_of
-from training.faithfulness import Said, curve_record, curves_of
+from training.faithfulness import Said, by_hash, curve_record, curves_of, masked_answers, said_of
 from training.masking import order_of, random_order
 from training.policy import Policy, PolicyError, load_policy
 from training.randomised import losing_layers, spearman
