@@ -40,7 +40,13 @@ from training.stage import write_atomically
 PREFERRED = ("saliency_r1", "cold_start", "embedded")
 MAIN = ("cot_rollout:predictor", "cot_rollout:state")
 _CODE = ("training.faithfulness_study", "training.faithfulness", "training.masking", "training.randomised")
-_CODE_OF_MAPS = ("training.saliency", "training.capture", "training.projection", "training.teacher_forcing")
+_CODE_OF_MAPS = (
+    "training.saliency",
+    "training.methods",
+    "training.capture",
+    "training.projection",
+    "training.teacher_forcing",
+)
 Record = dict[str, Any]
 
 

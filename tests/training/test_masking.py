@@ -6,8 +6,8 @@ from training.masking import elsewhere, evidence_cells, filled, order_of, pixel_
 
 
 def test_a_pixel_belongs_to_the_cell_that_holds_its_centre():
-    # 7 x 5 px, 2 x 3 cells. Columns are 7/3 px wide: edges at 2.33 and 4.67, so centres 0.5 1.5 | 2.5 3.5 4.5 | 5.5 6.5.
-    # Rows are 2.5 px high: the centre 2.5 of row 2 lies on the edge and counts to the lower cell: 0.5 1.5 | 2.5 3.5 4.5.
+    # 7 x 5 px, 2 x 3 cells. Columns are 7/3 px wide, edges at 2.33 and 4.67, so 0.5 1.5 | 2.5 3.5 4.5 | 5.5 6.5.
+    # Rows are 2.5 px high: the centre 2.5 of row 2 is on the edge and counts to the lower cell: 0.5 1.5 | 2.5 3.5 4.5.
     numbers = np.arange(6).reshape(2, 3)
     for cell in range(6):
         row, column = divmod(cell, 3)
