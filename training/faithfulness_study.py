@@ -47,6 +47,8 @@ _CODE_OF_MAPS = (
     "training.projection",
     "training.teacher_forcing",
 )
+PER_PART = 16
+"""Examples that are finished, and kept, together: what an interrupted run loses at most."""
 Record = dict[str, Any]
 
 
@@ -220,12 +222,13 @@ def measured(
     records: list[Record] = []
     main = [kind for kind in MAIN if kind.split(":")[0] in methods] or [f"{methods[0]}:{ROWS[0]}"]
     with tqdm(total=chosen.examples, desc="faithfulness", unit="example") as bar:
-        for start in range(0, len(rows), how.batch_size):
-            n_sane = max(0, min(chosen.sanity_examples - start, how.batch_size))
+        step = min(how.batch_size, PER_PART)
+        for start in range(0, len(rows), step):
+            n_sane = max(0, min(chosen.sanity_examples - start, step))
             part = folder / f"{start:06d}.json"
             if not part.is_file():
                 policy = policy or load_policy(str(subject.folder))
-                batch = rows[start : start + how.batch_size]
+                batch = rows[start : start + step]
                 found = study_batch(policy, batch, how, methods, n_sane)
                 write_atomically(part, json.dumps(found, allow_nan=False).encode())
             records += json.loads(part.read_text(encoding="utf-8"))
