@@ -17,7 +17,9 @@ RULE = (
     "1. Out is whoever answers clearly fewer questions than the cold start. "
     "2. Of the rest, the highest accuracy leads; whoever is clearly below the leader is out. "
     "3. Among those left, the same again on the questions where picture and expectation disagree. "
-    "4. Among those still left the simplest wins: fewest rewards, the cold start having none. "
+    "4. Among those still left, the same by evidence reliance: accuracy with other places masked minus accuracy "
+    "with the evidence masked. "
+    "5. Among those still left the simplest wins: fewest rewards, the cold start having none. "
     "Clearly below means that the 95 % interval of the paired difference on the same questions, "
     "resampled by picture, lies wholly below 0. No measure of the saliency map takes part."
 )
@@ -52,7 +54,7 @@ def decide(
     names = sorted(names, key=lambda name: (rewards_of[name], name))
     rows = {name: by_policy[name] for name in names}
     conflict = {name: _conflict_rows(each) for name, each in rows.items()}
-    options = {"seed": seed, "draws": draws}
+    options: dict[str, Any] = {"seed": seed, "draws": draws}
 
     eligible, step_1 = _not_below(names, COLD_START, rows, **options)
     steps = [{"step": "eligible", "measure": "accuracy", **step_1}]
@@ -62,6 +64,10 @@ def decide(
     if len(leading) > 1 and all(conflict[name] for name in leading):
         left, step_3 = _leading(leading, conflict, **options)
         steps.append({"step": "conflict", "measure": "accuracy under conflict", **step_3})
+    relying = {name: _reliance_rows(each) for name, each in rows.items()}
+    if len(left) > 1 and all(relying[name] for name in left):
+        left, step_4 = _leading(left, relying, metric="evidence_reliance", **options)
+        steps.append({"step": "reliance", "measure": "evidence reliance", **step_4})
     champion = left[0]  # names are in order of simplicity
     if len(left) > 1:
         steps.append({"step": "simplest", "measure": "number of rewards", "kept": [champion], "compared": []})
@@ -71,7 +77,7 @@ def decide(
         "policy_id": next(iter(rows[champion].values()))["policy_id"],
         "runner_up": runner_up,
         "decided_by": steps[-1]["step"],
-        "why": _why(champion, runner_up, steps, rows, conflict, rewards_of, options),
+        "why": _why(champion, runner_up, steps, rows, conflict, relying, rewards_of, options),
         "rule": RULE,
         "steps": steps,
         "candidates": [_candidate(name, rows, conflict, rewards_of, options) for name in names],
@@ -83,8 +89,17 @@ def _conflict_rows(rows: Mapping[str, Row]) -> dict[str, Row]:
     return {key: row for key, row in rows.items() if (row["slice"], row["condition"]) == CONFLICT}
 
 
+def _reliance_rows(rows: Mapping[str, Row]) -> dict[str, Row]:
+    return {key: row for key, row in rows.items() if METRIC["evidence_reliance"].value(row) is not None}
+
+
 def _not_below(
-    names: list[str], leader: str, rows: Mapping[str, Mapping[str, Row]], seed: int, draws: int
+    names: list[str],
+    leader: str,
+    rows: Mapping[str, Mapping[str, Row]],
+    seed: int,
+    draws: int,
+    metric: str = "accuracy",
 ) -> tuple[list[str], dict[str, Any]]:
     """Names that are not clearly below the leader, and the numbers."""
     kept, compared = [], []
@@ -92,7 +107,7 @@ def _not_below(
         if name == leader:
             kept.append(name)
             continue
-        difference = paired(rows[name].values(), rows[leader], METRIC["accuracy"], seed=seed, draws=draws)
+        difference = paired(rows[name].values(), rows[leader], METRIC[metric], seed=seed, draws=draws)
         below = difference is not None and difference.value < 0 and difference.excludes(0.0)
         kept += [] if below else [name]
         compared.append({"policy": name, "versus": leader, **_numbers(difference), "out": below})
@@ -100,16 +115,25 @@ def _not_below(
 
 
 def _leading(
-    names: list[str], rows: Mapping[str, Mapping[str, Row]], seed: int, draws: int
+    names: list[str],
+    rows: Mapping[str, Mapping[str, Row]],
+    seed: int,
+    draws: int,
+    metric: str = "accuracy",
 ) -> tuple[list[str], dict[str, Any]]:
     leader = max(
-        names, key=lambda name: _accuracy(rows[name])
+        names, key=lambda name: _mean(rows[name], metric)
     )  # the simpler one on equality: names are in order
-    return _not_below(names, leader, rows, seed, draws)
+    return _not_below(names, leader, rows, seed, draws, metric)
+
+
+def _mean(rows: Mapping[str, Row], metric: str) -> float:
+    values = [v for row in rows.values() if (v := METRIC[metric].value(row)) is not None]
+    return sum(values) / len(values)
 
 
 def _accuracy(rows: Mapping[str, Row]) -> float:
-    return sum(row["correct"] for row in rows.values()) / len(rows)
+    return _mean(rows, "accuracy")
 
 
 def _estimate(rows: Mapping[str, Row], seed: int, draws: int) -> Estimate | None:
@@ -166,6 +190,7 @@ def _why(
     steps: list[dict[str, Any]],
     rows: Mapping[str, Mapping[str, Row]],
     conflict: Mapping[str, Mapping[str, Row]],
+    relying: Mapping[str, Mapping[str, Row]],
     rewards_of: Mapping[str, int],
     options: Mapping[str, int],
 ) -> str:
@@ -187,6 +212,15 @@ def _why(
         nor = f"Nor does accuracy where picture and expectation disagree: {_signed(under)}."
     else:
         nor = "No questions are marked on which picture and expectation disagree."
+    if any(step["step"] == "reliance" for step in steps):
+        metric = METRIC["evidence_reliance"]
+        reliance = _signed(paired(relying[champion].values(), relying[runner_up], metric, **options))
+        if decided_by == "reliance":
+            return (
+                f"Accuracy does not tell {first} from {second}: {_signed(overall)}. {nor} But {first} relies "
+                f"more on the evidence: {reliance}."
+            )
+        nor += f" Nor does reliance on the evidence: {reliance}."
     return (
         f"Accuracy does not tell {first} from {second}: {_signed(overall)}. {nor} So the simpler wins: "
         f"{rewards_of[champion]} rewards in training against {rewards_of[runner_up]}."

@@ -31,7 +31,8 @@ class Metric:
     """One number per prediction: where it comes from, its range and what chance gives.
 
     value and chance return None for a row that the metric does not cover.
-    kind: "rate" for values in [0, 1], "free" for others (see ops.statistics).
+    kind: "rate" for values in [0, 1], "difference" for [-1, 1], "free" for others (see ops.statistics).
+    intervenes: the map is tested by changing the picture, so that a map cannot be trained to flatter.
     """
 
     name: str
@@ -42,10 +43,16 @@ class Metric:
     chance: Callable[[Row], float | None]
     kind: Kind = "rate"
     reads_map: bool = True
+    intervenes: bool = False
 
 
 def _column(name: str) -> Callable[[Row], float | None]:
     return lambda row: None if row[name] is None else float(row[name])
+
+
+def _reliance(row: Row) -> float | None:
+    elsewhere, evidence = row["correct_elsewhere_masked"], row["correct_evidence_masked"]
+    return None if elsewhere is None or evidence is None else float(elsewhere) - float(evidence)
 
 
 def _area_iou(row: Row) -> float | None:
@@ -71,6 +78,38 @@ METRICS = (
         _column("format_valid"),
         lambda row: 0.0,
         reads_map=False,
+    ),
+    Metric(
+        "evidence_reliance",
+        "Evidence reliance",
+        "accuracy with cells beside the evidence filled minus accuracy with as many cells of the evidence filled",
+        "0: the evidence is worth no more than any other place",
+        _reliance,
+        lambda row: 0.0,
+        kind="difference",
+        reads_map=False,
+    ),
+    Metric(
+        "deletion",
+        "Deletion",
+        "mean change of the answer's log-probability (nats) while cells are filled with the picture's mean "
+        "colour, the map's strongest first; lower is better",
+        "the same in a random order of the cells",
+        _column("deletion_auc"),
+        _column("random_auc"),
+        kind="free",
+        intervenes=True,
+    ),
+    Metric(
+        "insertion",
+        "Insertion",
+        "mean change of the answer's log-probability (nats) while only the map's strongest cells are kept, "
+        "more and more of them; higher is better",
+        "the same in a random order of the cells",
+        _column("insertion_auc"),
+        _column("random_auc"),
+        kind="free",
+        intervenes=True,
     ),
     Metric(
         "map_scorable",
@@ -284,6 +323,7 @@ def paired(
         if a is not None and b is not None:
             mine[row["example_id"]], theirs[row["example_id"]] = a, b
             cluster_of[row["example_id"]] = row["image_sha256"]
+    # The difference of two differences may reach 2: it has no range to fall back on.
     kind: Kind = "difference" if metric.kind == "rate" else "free"
     return paired_difference(mine, theirs, cluster_of, seed=seed, kind=kind, draws=draws)
 

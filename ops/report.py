@@ -25,8 +25,9 @@ from ops.statistics import DRAWS
 Row = Mapping[str, Any]
 TEMPLATES = Path(__file__).parent / "templates"
 CONFLICT, CONTROL = "prior_conflict=conflict", "prior_conflict=control"
-_PERCENT = ("accuracy", "format_valid", "map_scorable", "pointing", "accuracy_gap")
-_DOMAIN = {"lift": (-0.2, 1.0)}
+_PERCENT = ("accuracy", "format_valid", "map_scorable", "pointing", "accuracy_gap", "evidence_reliance")
+_DOMAIN = {"lift": (-0.2, 1.0), "evidence_reliance": (-0.5, 1.0)}
+_NATS = ("deletion", "insertion")
 _UNIT_TICKS = ((0.0, 0.25, 0.5, 0.75, 1.0), ("0", "25 %", "50 %", "75 %", "100 %"))
 _SMOOTH = 9
 # column of training_steps, title, note, whether it lies in 0 to 1
@@ -160,9 +161,11 @@ def _results(evaluations: Evaluations, style: Mapping[str, int]) -> list[dict[st
             ("accuracy", "under conflict", "where picture and expectation disagree", CONFLICT),
             ("accuracy", "under control", "the same kind of questions without the disagreement", CONTROL),
         ]
-    maps = [(m.name, m.label, m.definition, "all") for m in METRICS if m.reads_map]
+    tests = [(m.name, m.label, m.definition, "all") for m in METRICS if m.intervenes]
+    maps = [(m.name, m.label, m.definition, "all") for m in METRICS if m.reads_map and not m.intervenes]
     groups: tuple[tuple[str, list[tuple[str, str, str, str]]], ...] = (
         ("Answers: measures that do not read the map", plain),
+        ("Maps put to the test: cells of the picture are filled", tests),
         ("Maps against the evidence boxes: a map can be trained to flatter", maps),
     )
     out = []
@@ -180,7 +183,7 @@ def _results(evaluations: Evaluations, style: Mapping[str, int]) -> list[dict[st
 def _cell(row: Row | None, metric: str, policy: str, style: int) -> dict[str, Any]:
     if row is None:
         return {"policy": policy, "value": "", "why": "not measured"}
-    domain = _DOMAIN.get(metric, (0.0, 1.0))
+    domain = _nats_domain(row) if metric in _NATS else _DOMAIN.get(metric, (0.0, 1.0))
     return {
         "policy": policy,
         "value": _shown(metric, row["value"]),
@@ -191,18 +194,30 @@ def _cell(row: Row | None, metric: str, policy: str, style: int) -> dict[str, An
     }
 
 
+def _nats_domain(row: Row) -> tuple[float, float]:
+    """Changes of a log-probability have no range of their own: 0 and all marks fit in."""
+    marks = [v for v in (row["value"], row["ci_low"], row["ci_high"], row["chance"], 0.0) if v is not None]
+    reach = max(max(marks) - min(marks), 0.02)
+    return min(marks) - 0.05 * reach, max(marks) + 0.05 * reach
+
+
 def _differences(evaluations: Evaluations, style: Mapping[str, int]) -> list[dict[str, Any]]:
     """Forest charts: each policy minus each of its references, on the same examples."""
     wanted = (
         ("accuracy", "Accuracy", "all"),
         ("accuracy", "Accuracy under conflict", CONFLICT),
+        ("evidence_reliance", "Evidence reliance", "all"),
+        ("deletion", "Deletion: lower is better", "all"),
+        ("insertion", "Insertion: higher is better", "all"),
         ("lift", "Lift", "all"),
         ("pointing", "Pointing game", "all"),
     )
     out = []
     for metric, title, subset in wanted:
         dots, table = [], []
-        scale, unit = (100.0, "points") if metric in _PERCENT else (1.0, "lift")
+        scale, unit = (
+            (100.0, "points") if metric in _PERCENT else (1.0, "nats" if metric in _NATS else metric)
+        )
         for policy in style:
             for reference in references_of(policy, list(style)):
                 row = evaluations.get(policy, metric, subset, reference)

@@ -6,7 +6,7 @@ description and a higher SCHEMA_VERSION, and in the verb that fills it.
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 QUARANTINE_STAGES = ("read", "picture", "box", "question", "split")
 
@@ -43,6 +43,9 @@ UNSCORABLE = (
     "format_invalid",
 )
 
+UNMASKED = ("no_boxes", "no_room")
+"""Why evidence cannot be held against an equal mask elsewhere: no evidence, or too few cells beside it."""
+
 # Closed lists of values, by (table, column); None is always allowed where the column is nullable.
 ALLOWED_VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("examples", "answer_type"): ("word", "yes_no", "number", "choice", "text"),
@@ -53,7 +56,10 @@ ALLOWED_VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("training_steps", "stage"): ("sft", "grpo"),
     ("completions", "unscorable_reason"): UNSCORABLE,
     ("predictions", "unscorable_reason"): UNSCORABLE,
+    ("predictions", "unmasked_reason"): UNMASKED,
     ("saliency_maps", "rows"): ("predictor", "state"),
+    ("faithfulness", "rows"): ("predictor", "state"),
+    ("faithfulness", "versus"): ("random", "predictor", "state"),
 }
 
 
@@ -244,6 +250,33 @@ _PREDICTIONS = pa.schema(
         ),
         _UNSCORABLE,
         _maybe("map_id", _TEXT, "the archived map; null when there is none"),
+        _maybe(
+            "deletion_auc",
+            _F64,
+            "mean change of the answer's log-probability in nats while cells are filled, strongest first; "
+            "lower is better; null where not measured",
+        ),
+        _maybe(
+            "insertion_auc",
+            _F64,
+            "the same while only the strongest cells are kept, more and more of them; higher is better",
+        ),
+        _maybe("random_auc", _F64, "the same for a random order of the cells: chance for both"),
+        _maybe(
+            "correct_evidence_masked",
+            _BOOL,
+            "whether the answer is right when the cells of the evidence are filled; null where not measured",
+        ),
+        _maybe(
+            "correct_elsewhere_masked",
+            _BOOL,
+            "whether it is right when as many cells beside the evidence are filled",
+        ),
+        _maybe(
+            "unmasked_reason",
+            _TEXT,
+            "why no equal mask beside the evidence was to be had, from a closed list",
+        ),
     ]
 )
 
@@ -291,6 +324,22 @@ _EVALUATIONS = pa.schema(
     ]
 )
 
+_FAITHFULNESS = pa.schema(
+    [
+        _POLICY_ID,
+        _POLICY,
+        _maybe("method", _TEXT, "how the maps were computed; null where the measure reads no map"),
+        _maybe("rows", _TEXT, "which query stands for a token; null where the measure reads no map"),
+        _column("metric", _TEXT, "what was measured, such as deletion_auc, insertion_15 or sanity_layer_2"),
+        _column("value", _F64, "the measured value, or the paired difference to versus"),
+        _maybe("ci_low", _F64, "lower end of the 95 % interval; null where too few pictures give none"),
+        _maybe("ci_high", _F64, "upper end of the 95 % interval; null where too few pictures give none"),
+        _column("n", _I64, "number of examples behind the value"),
+        _maybe("chance", _F64, "the value of a random order of the cells, or of no effect"),
+        _maybe("versus", _TEXT, "what was subtracted on the same examples: random, or a row convention"),
+    ]
+)
+
 TABLES: dict[str, pa.Schema] = {
     "images": _IMAGES,
     "examples": _EXAMPLES,
@@ -302,6 +351,7 @@ TABLES: dict[str, pa.Schema] = {
     "predictions": _PREDICTIONS,
     "saliency_maps": _SALIENCY_MAPS,
     "evaluations": _EVALUATIONS,
+    "faithfulness": _FAITHFULNESS,
 }
 
 TABLE_DESCRIPTIONS: dict[str, str] = {
@@ -315,4 +365,5 @@ TABLE_DESCRIPTIONS: dict[str, str] = {
     "predictions": "one answer of one policy on one held-out example",
     "saliency_maps": "one saliency map",
     "evaluations": "one metric of one policy on one subset",
+    "faithfulness": "one measure of how true one kind of map is to one policy",
 }

@@ -1,14 +1,17 @@
 """The stage `evaluate`: what one policy answers on held-out examples, and where it looked while it did.
 
     python -m training.evaluate CONFIG.json
+    python -m training.evaluate --faithfulness   # see training/faithfulness_study.py
 
 Greedy answers in batches, each judged by the scorer of its answer type; one saliency map per scorable answer,
-held against the evidence boxes. Writes the tables predictions and saliency_maps. Comparing policies is
+held against the evidence boxes; for a sample of the examples, cells of the picture are filled and the policy looks
+again. Writes the tables predictions and saliency_maps. Comparing policies is
 ops/comparison.py; the maps come from training/saliency.py, their measures from training/overlap.py.
 
 A finished batch lies in work_dir/parts as two Parquet files, so a killed run goes on with the next batch.
 """
 
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -18,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -27,14 +29,15 @@ from storage.archive import map_id, pack
 from storage.objects import sha256_bytes
 from storage.rows import Row, rows_from_paths
 from storage.tables import TableError, encode_table, from_rows, read_table
+from training.answers import CORRECT_FROM, answer_ids, points_of, text_of
 from training.arguments import load_for
 from training.config import EvaluateSettings, StageConfig
-from training.conversation import SYSTEM_PROMPT, messages, parse
+from training.conversation import SYSTEM_PROMPT, parse
 from training.dataset import picture
+from training.faithfulness import intervened, sample_of
 from training.overlap import Overlap, score
 from training.policy import Policy
 from training.progress import METRICS, JsonLines
-from training.rewards import score_answer
 from training.saliency import METHODS, SaliencyMap, explain_batch
 from training.spans import spans
 from training.stage import run_stage, write_atomically, write_result
@@ -55,13 +58,14 @@ def run(config: StageConfig) -> None:
     batches = in_batches(rows, settings.batch_size)
     parts = [config.work_path / PARTS / f"{index:06d}" for index in range(len(batches))]
     parts[0].parent.mkdir(exist_ok=True)
+    sampled = sample_of(rows, settings.faithfulness_rows)
     n_done = next((i for i, part in enumerate(parts) if not _is_whole(part)), len(parts))
     policy = load_for(config)
     lines = JsonLines(config.work_path / METRICS, n_done)
     seen = [_read_part(part)[0] for part in parts[:n_done]]
     with tqdm(total=len(rows), initial=sum(t.num_rows for t in seen), desc="evaluate", unit="answer") as bar:
         for index in range(n_done, len(batches)):
-            _write_part(parts[index], evaluate_batch(policy, batches[index], config))
+            _write_part(parts[index], evaluate_batch(policy, batches[index], config, sampled))
             seen.append(_read_part(parts[index])[0])
             told = {"step": index + 1, "total_steps": len(batches), **running(seen)}
             lines.append([told])
@@ -81,16 +85,32 @@ def in_batches(rows: Sequence[Row], batch_size: int) -> list[list[Row]]:
     return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
 
 
-def evaluate_batch(policy: Policy, rows: Sequence[Row], config: StageConfig) -> tuple[pa.Table, pa.Table]:
-    """Predictions and saliency maps of one batch, as tables of storage.schema."""
+def evaluate_batch(
+    policy: Policy, rows: Sequence[Row], config: StageConfig, sampled: frozenset[str] = frozenset()
+) -> tuple[pa.Table, pa.Table]:
+    """Predictions and saliency maps of one batch, as tables of storage.schema.
+
+    `sampled`: example_ids whose pictures are also masked.
+    """
     settings: EvaluateSettings = config.settings
     pictures = [picture(row) for row in rows]
     system_prompt = settings.system_prompt or SYSTEM_PROMPT
     said = answer_ids(policy, pictures, rows, system_prompt, settings.max_completion_length)
     maps = explained(policy, pictures, rows, said, system_prompt, settings)
+    chosen = [i for i, row in enumerate(rows) if row.example_id in sampled]
+    columns = intervened(
+        policy,
+        [rows[i] for i in chosen],
+        [pictures[i] for i in chosen],
+        [said[i] for i in chosen],
+        [maps[i].values for i in chosen],
+        system_prompt,
+        settings,
+    )
+    tested = dict(zip(chosen, columns, strict=True))
     predictions, archived = [], []
-    for row, ids, found in zip(rows, said, maps, strict=True):
-        prediction = _prediction(policy, row, ids, config)
+    for i, (row, ids, found) in enumerate(zip(rows, said, maps, strict=True)):
+        prediction = _prediction(policy, row, ids, config) | tested.get(i, {})
         prediction |= _measured(
             found, row, prediction["format_valid"], config, prediction["completion_sha256"]
         )
@@ -98,38 +118,6 @@ def evaluate_batch(policy: Policy, rows: Sequence[Row], config: StageConfig) -> 
         if prediction["map_id"] is not None and found.values is not None:
             archived.append(_archived(found, found.values, row, prediction))
     return from_rows("predictions", predictions), from_rows("saliency_maps", archived)
-
-
-def answer_ids(
-    policy: Policy, pictures: Sequence[Image.Image], rows: Sequence[Row], system_prompt: str, limit: int
-) -> list[list[int]]:
-    """Token ids that the policy says greedily, at most `limit` each, with the end token where it came."""
-    asked = [
-        policy.processor.apply_chat_template(
-            messages(row.question, system_prompt), tokenize=False, add_generation_prompt=True
-        )
-        for row in rows
-    ]
-    inputs = policy.processor(
-        text=asked, images=list(pictures), padding=True, padding_side="left", return_tensors="pt"
-    ).to(policy.device)
-    end = int(policy.tokenizer.eos_token_id)
-    filler = policy.tokenizer.pad_token_id
-    with torch.no_grad():
-        out = policy.model.generate(
-            **inputs,
-            max_new_tokens=limit,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,  # a policy's own defaults for sampling must not shape greedy answers
-            top_p=None,
-            top_k=None,
-            repetition_penalty=1.0,
-            eos_token_id=end,
-            pad_token_id=end if filler is None else filler,
-        )
-    new = out[:, inputs["input_ids"].shape[1] :].tolist()
-    return [ids[: ids.index(end) + 1] if end in ids else ids for ids in new]
 
 
 def explained(
@@ -195,9 +183,9 @@ def summary_of(predictions: pa.Table, config: StageConfig) -> dict[str, Any]:
 def _prediction(policy: Policy, row: Row, ids: Sequence[int], config: StageConfig) -> dict[str, Any]:
     end = policy.tokenizer.eos_token_id
     ended = bool(ids) and ids[-1] == end
-    text = str(policy.tokenizer.decode(list(ids), skip_special_tokens=True))
+    text = text_of(policy, ids)
     parsed = parse(text)
-    points = score_answer(parsed.answer, [row.answer, *row.accepted_answers], row.answer_type)
+    points = points_of(row, text)
     return {
         "policy_id": config.policy_id,
         "policy": config.policy_name,
@@ -213,10 +201,6 @@ def _prediction(policy: Policy, row: Row, ids: Sequence[int], config: StageConfi
         "truncated": not ended,
         "n_tokens": len(ids) - ended,
     }
-
-
-# Scores are 0 or 1 except for free text, whose token F1 counts as right from one half on.
-CORRECT_FROM = {"word": 1.0, "yes_no": 1.0, "number": 1.0, "choice": 1.0, "text": 0.5}
 
 
 def _measured(
@@ -286,4 +270,8 @@ def _is_whole(part: Path) -> bool:
 
 
 if __name__ == "__main__":
+    if "--faithfulness" in sys.argv[1:]:
+        # By name: the stage does not consist of the study, which may change without answers being made anew.
+        study = importlib.import_module("training.faithfulness_study")
+        sys.exit(study.main([each for each in sys.argv[1:] if each != "--faithfulness"]))
     sys.exit(run_stage("evaluate", run, sys.argv[1:]))

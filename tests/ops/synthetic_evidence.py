@@ -213,6 +213,15 @@ def _answer(
         "n_tokens": len(completion) // 3,
         "unscorable_reason": reason,
     }
+    # Half of the answers were also looked at under masks, the same examples for every policy.
+    if int(example["example_id"], 16) % 2 == 0:
+        prediction |= {
+            "correct_evidence_masked": correct and bool(rng.random() < 0.5),
+            "correct_elsewhere_masked": correct and bool(rng.random() < 0.9),
+        }
+        if reason is None:
+            names = ("deletion_auc", "insertion_auc", "random_auc")
+            prediction |= {k: -float(rng.gamma(4, m)) for k, m in zip(names, (0.6, 0.2, 0.4), strict=True)}
     if reason is None:
         values, measures = _map(rng, coin[2], boxes, size_wh)
         map_id = hashlib.sha256(f"{policy}{example['example_id']}".encode()).hexdigest()[:24]

@@ -209,5 +209,9 @@ def test_every_plain_row_has_chance_and_n_and_fits_the_schema():
 
 
 def test_the_champion_may_trust_the_mark_of_what_reads_the_map():
-    assert [m.name for m in METRICS if not m.reads_map] == ["accuracy", "format_valid"]
+    assert [m.name for m in METRICS if not m.reads_map] == [
+        "accuracy",
+        "format_valid",
+        "evidence_reliance",
+    ]
     assert METRIC["lift"].kind == "free"

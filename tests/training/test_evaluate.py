@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+import torch
 
 from storage.archive import map_id, unpack
 from storage.objects import sha256_bytes
@@ -11,7 +12,10 @@ from storage.rows import rows_from_paths
 from storage.tables import from_rows, read_table
 from tests.training.small_run import SAID, run_from_file, save_speaking_policy, stage_config, write_tables
 from training import evaluate
+from training.conversation import messages
 from training.dataset import picture
+from training.faithfulness import curves_of, grids, log_probabilities, said_of
+from training.masking import filled, random_order
 from training.overlap import score
 from training.policy import load_policy, save_policy
 from training.progress import read_json_lines
@@ -216,3 +220,55 @@ def test_running_means_leave_out_what_is_unscorable():
             "unscorable_frac": 2 / 3,
         }
     )
+
+
+def test_masked_pictures_are_measured_for_the_sample_and_nobody_else(desk, finished):
+    _, plain, _ = finished
+    _, predictions, _ = run(desk, "masked", faithfulness_rows=4)
+    rows = predictions.to_pylist()
+    columns = ("deletion_auc", "insertion_auc", "random_auc")
+    answers = ("correct_evidence_masked", "correct_elsewhere_masked")
+    chosen = evaluate.sample_of(rows_from_paths(desk[1], "train")[::-1], 4)
+    assert len(chosen) == 4
+    for row, before in zip(rows, plain.to_pylist(), strict=True):
+        has_map = row["map_id"] is not None
+        sampled = row["example_id"] in chosen
+        assert all((row[c] is not None) == (sampled and has_map) for c in columns)
+        known = row["unmasked_reason"] is None and sampled
+        assert all((row[c] is not None) == known for c in answers)
+        # the policy says "red" whatever it sees
+        assert not known or {row[c] for c in answers} == {row["correct"]}
+        new = (*columns, *answers, "unmasked_reason")
+        assert {k: v for k, v in row.items() if k not in new} == {
+            k: v for k, v in before.items() if k not in new
+        }
+    assert plain["deletion_auc"].null_count == plain.num_rows
+
+
+def test_a_log_probability_is_that_of_a_pass_made_by_hand(desk):
+    policy, row = load_policy(desk[2]), rows_from_paths(desk[1], "train")[0]
+    ids = [*policy.tokenizer(SAID)["input_ids"], policy.tokenizer.eos_token_id]
+    image = picture(row)
+    grid_hw = grids(policy, [image])[0]
+    said = said_of(policy, row, image, ids, grid_hw)
+    mask = np.zeros(grid_hw, dtype=bool)
+    mask[0, 1:] = True
+    asked = [(said, ~mask), (said, mask)]
+    (_, (answer, completion)) = log_probabilities(policy, asked, "Look.", 2)
+    text = policy.processor.apply_chat_template(
+        messages(row.question, "Look."), tokenize=False, add_generation_prompt=True
+    )
+    inputs = policy.processor(
+        text=[text + SAID + policy.tokenizer.eos_token], images=[filled(image, mask)], return_tensors="pt"
+    )
+    assert inputs["input_ids"][0, -len(ids) :].tolist() == ids
+    with torch.no_grad():
+        logp = policy.model(**inputs).logits[0].log_softmax(dim=-1)
+    places = range(len(ids) - 1)  # the end token is not part of the answer
+    token = [float(logp[-len(ids) + i - 1, ids[i]]) for i in places]
+    assert completion == pytest.approx(sum(token), abs=1e-4)
+    assert answer == pytest.approx(sum(token[i] for i in said.spans.answer), abs=1e-4)
+    curves = curves_of(policy, [said], [{"a": random_order(mask.size, "a")}], "Look.", 8)[0]["a"]
+    # nothing filled, and all kept, is the picture as it is; all filled is nothing kept
+    assert curves.deletion.answer[0] == curves.insertion.answer[-1] == 0.0
+    assert curves.deletion.answer[-1] == curves.insertion.answer[0]

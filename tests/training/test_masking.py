@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.masking import elsewhere, evidence_cells, filled, order_of, pixel_mask, random_order, top_cells
+
+
+def test_a_pixel_belongs_to_the_cell_that_holds_its_centre():
+    # 7 x 5 px, 2 x 3 cells. Columns are 7/3 px wide, edges at 2.33 and 4.67, so 0.5 1.5 | 2.5 3.5 4.5 | 5.5 6.5.
+    # Rows are 2.5 px high: the centre 2.5 of row 2 is on the edge and counts to the lower cell: 0.5 1.5 | 2.5 3.5 4.5.
+    numbers = np.arange(6).reshape(2, 3)
+    for cell in range(6):
+        row, column = divmod(cell, 3)
+        wanted = np.zeros((5, 7), dtype=bool)
+        wanted[[slice(0, 2), slice(2, 5)][row], [slice(0, 2), slice(2, 5), slice(5, 7)][column]] = True
+        assert np.array_equal(pixel_mask(numbers == cell, (7, 5)), wanted), cell
+
+
+def test_cells_are_filled_with_the_mean_colour_and_nothing_else_changes():
+    # 35 px: 7 of (70, 0, 5), the rest black: mean (14, 0, 1)
+    pixels = np.zeros((5, 7, 3), dtype=np.uint8)
+    pixels[0] = (70, 0, 5)
+    cells = np.array([[True, False, False], [False, False, True]])
+    seen = np.array(filled(Image.fromarray(pixels), cells))
+    mask = pixel_mask(cells, (7, 5))
+    assert (seen[mask] == (14, 0, 1)).all()
+    assert np.array_equal(seen[~mask], pixels[~mask])
+    assert mask.sum() == 2 * 2 + 3 * 2
+
+
+def test_cells_are_ranked_strongest_first_and_equal_ones_by_the_example():
+    values = np.array([[0.0, 3.0, 0.0], [0.0, 5.0, 0.0]])
+    orders = [order_of(values, f"e{i}").tolist() for i in range(40)]
+    assert {tuple(order[:2]) for order in orders} == {(4, 1)}
+    # four zeros: each of them comes third for some example, no place is preferred
+    assert {order[2] for order in orders} == {0, 2, 3, 5}
+    assert orders[7] == order_of(values, "e7").tolist()
+    assert sorted(random_order(6, "a").tolist()) == list(range(6))
+
+
+def test_shares_of_cells_are_rounded_and_at_least_one():
+    # 7 cells: 5 % = 0.35 -> 1; 30 % = 2.1 -> 2; 50 % = 3.5 -> 4
+    order = np.array([6, 2, 0, 1, 3, 4, 5])
+    counts = {share: int(top_cells(order, (1, 7), share).sum()) for share in (0.0, 0.05, 0.3, 0.5, 1.0)}
+    assert counts == {0.0: 0, 0.05: 1, 0.3: 2, 0.5: 4, 1.0: 7}
+    assert np.flatnonzero(top_cells(order, (1, 7), 0.3)).tolist() == [2, 6]
+
+
+def test_evidence_is_every_cell_that_a_box_touches():
+    # 60 x 20 px, 2 x 3 cells of 20 x 10 px. The box ends at x = 21, one px into the second column.
+    cells = evidence_cells([(5.0, 0.0, 21.0, 10.0)], (60, 20), (2, 3))
+    assert cells.tolist() == [[True, True, False], [False, False, False]]
+
+
+def test_the_mask_elsewhere_has_the_same_shape_and_no_evidence():
+    evidence = np.zeros((4, 5), dtype=bool)
+    evidence[0, :2] = True
+    drawn = {tuple(np.flatnonzero(elsewhere(evidence, f"e{i}"))) for i in range(200)}
+    # 1 x 2 cells: 4 places in each of 4 rows, less (0, 0) and (0, 1), which touch the evidence: 14
+    wanted = {(r * 5 + c, r * 5 + c + 1) for r in range(4) for c in range(4)} - {(0, 1), (1, 2)}
+    assert drawn == wanted
+    assert np.array_equal(elsewhere(evidence, "a"), elsewhere(evidence, "a"))
+
+
+def test_where_the_shape_does_not_fit_other_cells_are_drawn_or_there_is_a_reason():
+    corners = np.array([[True, False, False], [False, False, True]])  # spans the grid: cannot move
+    beside = elsewhere(corners, "a")
+    assert beside.sum() == 2 and not (beside & corners).any()
+    assert elsewhere(np.array([[True, True, True, False, False]]), "a") == "no_room"
+    assert elsewhere(np.zeros((2, 3), dtype=bool), "a") == "no_boxes"
+
+
+@pytest.mark.parametrize("width", [3, 8, 29, 113])
+def test_every_pixel_is_in_exactly_one_cell(width):
+    cells = np.arange(15).reshape(3, 5)
+    together = sum(pixel_mask(cells == i, (width, 17)).astype(int) for i in range(15))
+    assert (together == 1).all()
