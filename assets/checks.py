@@ -5,6 +5,7 @@ its artifact is kept, but is not made current, and nothing downstream runs. Coun
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ REWARDS_ALIVE = blocking(
 UNSCORABLE_SHARE = warning(
     "unscorable_share",
     ["policy", "grpo"],
-    f"At most {UNSCORABLE_LIMIT:.0%} of the completions have no saliency reward.",
+    f"At most {UNSCORABLE_LIMIT:.0%} of the completions have no map to be rewarded for or to learn from.",
 )
 
 
@@ -130,12 +131,23 @@ def rewards_alive(steps: pa.Table, completions: pa.Table, recipe: str) -> AssetC
     )
 
 
-def unscorable_share(completions: pa.Table, recipe: str) -> AssetCheckResult:
-    """Share of completions without a saliency reward, by reason; says so where the recipe has none."""
-    if "saliency" not in RECIPES[recipe].rewards:
-        return outcome(UNSCORABLE_SHARE, [], f"{recipe} rewards no map")
-    reasons = completions["unscorable_reason"].drop_null()
-    share = len(reasons) / max(1, completions.num_rows)
-    by_reason = {row["values"]: row["counts"] for row in reasons.value_counts().to_pylist()}
-    said = f"{share:.1%} unscorable {json.dumps(by_reason)}"
+def unscorable_share(steps: pa.Table, completions: pa.Table, recipe: str) -> AssetCheckResult:
+    """Share of completions without the map that the recipe wants, by reason; says so where it wants none.
+
+    A recipe that rewards the map wants one of every completion; one whose loss is the map, of every right one.
+    """
+    if RECIPES[recipe].loss_weight:
+        by_reason: Counter[str] = Counter()
+        for told in steps["unscorable_by_reason"].drop_null().to_pylist():
+            by_reason.update(json.loads(told))
+        n_wanted = by_reason.total() + (pc.sum(steps["n_maps"]).as_py() or 0)
+    elif "saliency" in RECIPES[recipe].rewards:
+        by_reason = Counter(completions["unscorable_reason"].drop_null().to_pylist())
+        n_wanted = completions.num_rows
+    else:
+        return outcome(UNSCORABLE_SHARE, [], f"{recipe} wants no map")
+    if not n_wanted:
+        return outcome(UNSCORABLE_SHARE, [f"{recipe} wants maps, and no completion was there to have one"])
+    share = by_reason.total() / n_wanted
+    said = f"{share:.1%} of {n_wanted} unscorable {json.dumps(dict(sorted(by_reason.items())))}"
     return outcome(UNSCORABLE_SHARE, [said] if share > UNSCORABLE_LIMIT else [], said, share=share)

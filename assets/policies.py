@@ -139,7 +139,7 @@ def grpo(
     results = [
         checks.finite_loss(steps, "grpo"),
         checks.rewards_alive(steps, completions, recipe),
-        checks.unscorable_share(completions, recipe),
+        checks.unscorable_share(steps, completions, recipe),
     ]
     return offer(ledger, outputs["policy"], fresh=fresh, checks=results)
 

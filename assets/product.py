@@ -47,7 +47,7 @@ def champion(
     splits = current_splits(ledger)
     answers = answers_of(ledger, profile, splits)
     examples = of_table(rows_behind(ledger, splits), "examples")
-    rewards = {"cold_start": 0} | {name: len(RECIPES[name].rewards) for name in profile.recipes}
+    rewards = {"cold_start": 0} | {name: RECIPES[name].n_signals for name in profile.recipes}
     work = Work(
         producer="ops.champion",
         config={"rewards_of": rewards, "draws": profile.draws},

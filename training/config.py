@@ -96,12 +96,21 @@ def setting(default: Any, allowed: Allowed) -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named set of rewards: the total is the weighted sum of the components in `rewards`."""
+    """A named set of rewards: the total is the weighted sum of the components in `rewards`.
+
+    loss_weight: of the map as a loss on right completions (`training/map_loss.py`); 0: the map is no loss.
+    """
 
     name: str
     rewards: tuple[str, ...]
     weights: tuple[float, ...]
     description: str
+    loss_weight: float = 0.0
+
+    @property
+    def n_signals(self) -> int:
+        """How many things the recipe trains on: the fewer, the simpler."""
+        return len(self.rewards) + (self.loss_weight > 0)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -115,6 +124,13 @@ RECIPES: dict[str, Recipe] = {
             ("format", "accuracy", "saliency"),
             (1.0, 1.0, 1.0),
             "the paper's recipe: format, accuracy and the share of the map inside the evidence boxes",
+        ),
+        Recipe(
+            "saliency_loss",
+            ("format", "accuracy"),
+            (1.0, 1.0),
+            "format and accuracy as rewards; the signed map of right completions, evidence against the rest, as a loss",
+            loss_weight=1.0,
         ),
     )
 }
@@ -238,6 +254,11 @@ class GrpoSettings(_Training):
                 f"steps_per_generation = {per_round}: want a round of sampling "
                 f"({prompts * group // accumulation * per_round} completions) that is a multiple of "
                 f"num_generations ({group})"
+            )
+        if RECIPES[values["recipe"]].loss_weight and values["gradient_checkpointing"]:
+            problems.append(
+                f"gradient_checkpointing = true: want false with the recipe {values['recipe']}, whose map keeps the "
+                "graph of every layer"
             )
         period = math.lcm(accumulation, per_round * values["num_iterations"]) // accumulation
         if values["save_steps"] % period:

@@ -39,10 +39,11 @@ _NOT_METRICS = {"epoch", "step", "step_time", "num_tokens", "total_flos"} | {
 }
 _STEP_COLUMNS = (
     *("loss", "reward_mean", "reward_std", "format_mean", "format_std", "accuracy_mean", "accuracy_std"),
-    *("saliency_mean", "saliency_std", "frac_zero_std", "n_unscorable", "completion_tokens_mean", "entropy"),
+    *("saliency_mean", "saliency_std", "frac_zero_std", "n_unscorable", "n_maps", "map_contrast_mean"),
+    *("completion_tokens_mean", "entropy"),
     *("grad_norm", "learning_rate", "token_accuracy", "seconds"),
 )
-_SHOWN = ("loss", "token_accuracy", "reward_mean", "accuracy_mean", "saliency_mean")
+_SHOWN = ("loss", "token_accuracy", "reward_mean", "accuracy_mean", "saliency_mean", "map_contrast_mean")
 
 
 class JsonLines:

@@ -13,19 +13,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate.utils import gather_object
+from torch import Tensor
 from trl import GRPOTrainer, SFTTrainer
 
+from training.answers import CORRECT_FROM
 from training.checkpoints import RestoresEveryWeight
 from training.config import Recipe
+from training.map_loss import contrast
+from training.overlap import coverage
 from training.policy import Policy
 from training.progress import UNSCORABLE
 from training.rewards import REWARD_FUNCTIONS
 from training.saliency import SaliencyMap, record_maps
 from training.stage import StageError
+from training.teacher_forcing import Located
 
 
 class ResumableSFTTrainer(RestoresEveryWeight, SFTTrainer):
@@ -40,6 +45,14 @@ class MapSettings:
     rows: str = "predictor"
 
 
+class _Right(NamedTuple):
+    """Whether a completion is right, and its evidence in pixels of the picture as stored."""
+
+    right: bool
+    boxes: Sequence[Sequence[float]]
+    image_wh: tuple[int, int]
+
+
 class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
     """GRPO whose rewards may read a saliency map of each completion, without a forward pass of its own.
 
@@ -50,6 +63,10 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
     recipe. Where it would leave it out (one round per optimiser step), a recipe that rewards saliency asks
     for it: one more no-grad forward per round, whose log-probabilities also serve as the old ones (the ratio
     is then 1 up to rounding).
+
+    A recipe with a `loss_weight` adds to the loss of each micro-batch what the maps of its right completions lack:
+    weight times 1 - contrast (`training/map_loss.py`), summed over them and divided by the micro-batch's size. Its
+    maps keep their graph and ride on the pass that the loss makes anyway.
 
     The rewards see the dataset's columns and `saliency`, one SaliencyMap per completion, and stay plain
     functions. Completions reach them as decoded from the sampled ids up to the end token, special tokens
@@ -78,6 +95,10 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
         self._round: dict[str, Any] = {}
         self._unscorable: Counter[str] = Counter()
         self._n_completions = 0
+        self._signed: list[Tensor | None] | None = None
+        self._located: list[Located] = []
+        self._right: list[_Right] = []
+        self._contrasts: list[float] = []
         super().__init__(
             model=policy.model,
             processing_class=policy.processor,
@@ -100,7 +121,47 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
             self._recorder_armed = False
         if self.model is not None and self.model.training:
             self._tell_round(inputs, output["advantages"].tolist())
+            if self.recipe.loss_weight:
+                self._right = self._judged(inputs)
+                output["completion_index"] = torch.arange(
+                    len(inputs)
+                )  # shuffled and split as all the rest is
         return output
+
+    def _judged(self, inputs: list[dict[str, Any]]) -> list["_Right"]:
+        """Which completions of the round are right, and where their evidence is."""
+        points = self._round["rewards"][:, self.recipe.rewards.index("accuracy")].tolist()
+        return [
+            _Right(point >= CORRECT_FROM[row["answer_type"]], row["boxes"], tuple(row["image_wh"]))
+            for point, row in zip(points, inputs, strict=True)
+        ]
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        if not self.recipe.loss_weight or not model.training:
+            return cast(Tensor, super()._compute_loss(model, inputs))
+        self._signed = None
+        loss = super()._compute_loss(model, inputs)
+        judged = [self._right[i] for i in inputs["completion_index"].tolist()]
+        lacking = [
+            each for each in map(self._lacking, judged, self._signed or [], self._located) if each is not None
+        ]
+        if not lacking:
+            return cast(Tensor, loss)
+        share = self.recipe.loss_weight / len(judged) / self.current_gradient_accumulation_steps
+        return cast(Tensor, loss + share * torch.stack(lacking).sum())
+
+    def _lacking(self, judged: "_Right", signed: Tensor | None, located: Located) -> Tensor | None:
+        """1 - contrast of a right completion's map; None, and counted, where it has none."""
+        if not judged.right:
+            return None
+        found: Tensor | str | None = located.reason
+        if signed is not None:
+            found = contrast(signed, coverage(judged.boxes, judged.image_wh, located.grid_hw))
+        if isinstance(found, Tensor):
+            self._contrasts.append(found.item())
+            return 1 - found
+        self._unscorable[str(found)] += 1
+        return None
 
     @contextmanager
     def _old_policy_pass(self) -> Iterator[None]:
@@ -125,9 +186,11 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         passed = (model, input_ids, attention_mask, logits_to_keep, *args)
-        if not self._recorder_armed or torch.is_grad_enabled():
+        lost = bool(self.recipe.loss_weight) and torch.is_grad_enabled()
+        if not lost and (not self._recorder_armed or torch.is_grad_enabled()):
             return super()._get_per_token_logps_and_entropies(*passed, **kwargs)
-        self._recorder_armed = False  # the next no-grad pass of the round is the reference policy's
+        if not lost:
+            self._recorder_armed = False  # the next no-grad pass of the round is the reference policy's
         tensors = {name: value for name, value in kwargs.items() if isinstance(value, torch.Tensor)}
         with record_maps(
             replace(self.policy, model=self.accelerator.unwrap_model(self.model)),
@@ -135,9 +198,13 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
             input_ids.shape[1] - logits_to_keep,
             method=self.maps.method,
             rows=self.maps.rows,
+            differentiable=lost,
         ) as recorder:
             result = super()._get_per_token_logps_and_entropies(*passed, **kwargs)
-        self._round_maps = recorder.maps()
+        if lost:
+            self._signed, self._located = recorder.signed, list(recorder.samples)
+        else:
+            self._round_maps = recorder.maps()
         return result
 
     def _calculate_rewards(
@@ -188,10 +255,16 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
             self.on_round(rows)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds how many completions of the logged rounds had no scorable map, in all and by reason."""
-        if self.records_maps and self._n_completions and "loss" in logs:
+        """Adds how many completions had no map to reward or to learn from, in all and by reason, and the contrasts."""
+        counted = self.records_maps and self._n_completions
+        if "loss" in logs and (counted or self.recipe.loss_weight):
             logs["n_unscorable"] = self._unscorable.total()
             logs |= {UNSCORABLE + reason: n for reason, n in sorted(self._unscorable.items())}
             self._unscorable.clear()
             self._n_completions = 0
+        if "loss" in logs and self.recipe.loss_weight:
+            logs["n_maps"] = len(self._contrasts)
+            if self._contrasts:
+                logs["map_contrast_mean"] = sum(self._contrasts) / len(self._contrasts)
+            self._contrasts.clear()
         super().log(logs, start_time)

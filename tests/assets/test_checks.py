@@ -146,12 +146,26 @@ def test_groups_without_contrast_block() -> None:
 def test_the_share_of_unscorable_completions() -> None:
     """One of two is at the limit, two of three beyond it."""
     half = completions((1.0, 1.0, 0.3, None), (0.0, 0.0, None, "truncated"))
-    assert checks.unscorable_share(half, "saliency_r1").passed
+    assert checks.unscorable_share(steps(0.1), half, "saliency_r1").passed
     most = completions((1.0, 1.0, 0.3, None), (0.0, 0.0, None, "truncated"), (0.0, 0.0, None, "no_thought"))
-    bad = checks.unscorable_share(most, "saliency_r1")
+    bad = checks.unscorable_share(steps(0.1), most, "saliency_r1")
     assert (bad.passed, bad.severity) == (False, WARN)
-    assert said(bad).startswith("66.7% unscorable")
-    assert checks.unscorable_share(most, "accuracy").passed
+    assert said(bad).startswith("66.7% of 3 unscorable")
+    assert checks.unscorable_share(steps(0.1), most, "accuracy").passed
+
+
+def test_the_share_of_right_completions_without_a_map_to_learn_from() -> None:
+    """Three of four is beyond the limit, three of six at it; a run without a right completion shows nothing."""
+    none = completions((1.0, 1.0, None, None))
+
+    def lost(n_maps: int, n_zero: int) -> pa.Table:
+        told = [None, json.dumps({"zero_map": n_zero})]
+        return steps(0.1, 0.1, n_maps=[n_maps, 0], unscorable_by_reason=told)
+
+    assert checks.unscorable_share(lost(3, 3), none, "saliency_loss").passed
+    bad = checks.unscorable_share(lost(1, 3), none, "saliency_loss")
+    assert (bad.passed, said(bad)) == (False, '75.0% of 4 unscorable {"zero_map": 3}')
+    assert not checks.unscorable_share(steps(0.1, n_maps=[0]), none, "saliency_loss").passed
 
 
 def test_delivery(tmp_path: Path) -> None:

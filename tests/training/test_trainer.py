@@ -53,6 +53,7 @@ def test_overridden_methods_have_the_signature_that_is_relied_on():
     assert parameters(GRPOTrainer._calculate_rewards) == [
         *("self", "inputs", "prompts", "completions", "completion_ids_list")
     ]
+    assert parameters(GRPOTrainer._compute_loss) == ["self", "model", "inputs"]
     logps = parameters(GRPOTrainer._get_per_token_logps_and_entropies)
     assert logps[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]
     assert "image_grid_thw" in logps
@@ -97,7 +98,7 @@ def passes_of_one_round(trainer):
     return events
 
 
-@pytest.mark.parametrize("recipe", ["accuracy", "saliency_r1"])
+@pytest.mark.parametrize("recipe", ["accuracy", "saliency_r1", "saliency_loss"])
 def test_the_map_rides_on_a_pass_that_is_made_anyway(tmp_path, tables, policy, recipe):
     # One round of 2 micro-batches of 6 completions: the old policy's pass takes two chunks, then two steps.
     trainer = make_trainer(tmp_path, tables, policy, recipe=recipe, steps=2)
@@ -111,6 +112,7 @@ def test_the_map_rides_on_a_pass_that_is_made_anyway(tmp_path, tables, policy, r
     [
         ("accuracy", ["rewards", "with gradient"]),
         ("saliency_r1", ["without gradient", "rewards", "with gradient"]),
+        ("saliency_loss", ["rewards", "with gradient"]),  # its maps ride on the loss's own pass
     ],
 )
 def test_where_trl_makes_no_such_pass_it_is_asked_for(tmp_path, tables, policy, recipe, wanted):
