@@ -119,13 +119,11 @@ def bare(policy: Policy, inputs: dict[str, Any]) -> torch.Tensor:
 
 
 def engine(policy: Policy, inputs: dict[str, Any], start: int) -> tuple[np.ndarray, torch.Tensor]:
-    """The pass with the engine looking on: the map and the logits."""
+    """The pass with the engine looking on: the signed map and the logits."""
     with record_maps(policy, inputs, start) as recorder:
         logits = bare(policy, inputs)
-    (found,) = recorder.maps()
-    if found.values is None:
-        raise RuntimeError(f"no map: {found.reason}")
-    return found.values, logits
+    recorder.maps()
+    return recorder.signed[0].numpy(), logits
 
 
 class Plain:
@@ -162,7 +160,7 @@ class Plain:
 
     @torch.no_grad()
     def after(self) -> np.ndarray:
-        """Everything from the kept tensors to the map [grid_h * grid_w]."""
+        """Everything from the kept tensors to the signed map [grid_h * grid_w]."""
         answer_rows, thought_rows = self.answer - self.shift, self.thought - self.shift
         stream = torch.zeros(len(self.answer), len(self.image), self.hidden.shape[1])
         for layer, attentions, values in zip(
@@ -181,8 +179,7 @@ class Plain:
         rms = (self.hidden[answer_rows].square().mean(dim=1) + norm.variance_epsilon).sqrt()
         logits = self.policy.family.head(self.policy.model)(stream * norm.weight / rms[:, None, None])
         said = self.inputs["input_ids"][0, self.answer]
-        summed = logits[torch.arange(len(said)), :, said].sum(dim=0)
-        return summed.relu().numpy()
+        return logits[torch.arange(len(said)), :, said].sum(dim=0).numpy()
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
