@@ -93,7 +93,7 @@ def test_pointing_game():
         hits.append(ours.pointing_hit)
         assert float(ours.pointing_hit) == _theirs(metric, heat, mask)
         assert ours.pointing_chance == pytest.approx(mask.mean())
-    assert 0.2 < np.mean(hits) < 0.8  # both answers were compared often
+    assert 10 < sum(hits) < 90  # of 100: both answers were compared often
 
 
 def test_iou_of_equal_area_is_their_top_k_intersection():
