@@ -6,6 +6,7 @@ from is `training/saliency.py`; confidence intervals over many examples are `ops
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,19 @@ _ROUNDING = 1e-9
 class Overlap:
     """A map against the union of its boxes: all numbers, or `reason` and no number.
 
-    mass: share of the map inside the boxes, in [0, 1]. `chance`: what a uniform map scores, the boxes'
-    share of the picture. `lift` = (mass - chance) / (1 - chance): 0 is chance, 1 is all inside.
-    pointing_hit: the strongest cell is an evidence cell. `pointing_chance`: what a random cell scores.
+    Chance is what the map scores on average when its own values are shuffled over the grid: it then has the
+    same values and knows nothing of the picture.
+
+    mass: share of the map inside the boxes, in [0, 1]. `chance`: the boxes' share of the picture, which a
+    uniform map scores too. `lift` = (mass - chance) / (1 - chance): 0 is chance, 1 is all inside.
+    pointing_hit: the strongest cell is an evidence cell; `pointing_chance`.
     iou_otsu, iou_area: overlap of the boxes with the cells above Otsu's threshold, and with the strongest
-    cells of the same total area as the boxes. auroc: chance 0.5. ap: chance is `chance`. entropy: of the
-    map, 1 for a uniform one.
+    cells of the same total area as the boxes; `iou_otsu_chance`, `iou_area_chance` (the latter as if no two
+    cells were equal). For boxes of area a, a share of the picture, both go towards a / (2 - a) on a fine
+    grid when the area is the same; on few cells chance is higher.
+    auroc: chance is 0.5. ap: average precision; `ap_chance`, above the boxes' share for the same reason (it
+    is that share for a uniform map). entropy: of the map, 1 for a uniform one; shuffling does not change it,
+    so it has no chance value.
     """
 
     mass: float | None = None
@@ -34,9 +42,12 @@ class Overlap:
     pointing_hit: bool | None = None
     pointing_chance: float | None = None
     iou_otsu: float | None = None
+    iou_otsu_chance: float | None = None
     iou_area: float | None = None
+    iou_area_chance: float | None = None
     auroc: float | None = None
     ap: float | None = None
+    ap_chance: float | None = None
     entropy: float | None = None
     reason: str | None = field(default=None, kw_only=True)
 
@@ -79,6 +90,39 @@ def score(
     Reasons instead of numbers: `zero_map`, `no_boxes` (none, or none with area inside the picture),
     `box_covers_everything`. Raises ValueError for a map that is not two-dimensional, finite and non-negative.
     """
+    heat, covered, reason = _prepared(values, boxes_xyxy_px, image_wh)
+    if reason is not None:
+        return Overlap(reason=reason)
+    auroc, ap, ap_chance = _ranking(heat, covered)
+    hit, hit_chance = _pointing(heat, covered)
+    above, area = _above_otsu(heat), float(covered.sum())
+    return replace(
+        _mass(heat, covered),
+        pointing_hit=hit,
+        pointing_chance=hit_chance,
+        iou_otsu=_iou(above, covered),
+        iou_otsu_chance=chance_iou(covered, float(above.sum())),
+        iou_area=_iou(_strongest_of_area(heat, area), covered),
+        iou_area_chance=chance_iou(covered, area),
+        auroc=auroc,
+        ap=ap,
+        ap_chance=ap_chance,
+        entropy=_entropy(heat),
+    )
+
+
+def mass_in_boxes(
+    values: NDArray[np.floating], boxes_xyxy_px: Sequence[BoxXyxy], image_wh: tuple[float, float]
+) -> Overlap:
+    """As `score`, with mass, chance and lift alone: what a reward needs, at a small part of the time."""
+    heat, covered, reason = _prepared(values, boxes_xyxy_px, image_wh)
+    return Overlap(reason=reason) if reason is not None else _mass(heat, covered)
+
+
+def _prepared(
+    values: NDArray[np.floating], boxes_xyxy_px: Sequence[BoxXyxy], image_wh: tuple[float, float]
+) -> tuple[Floats, Floats, str | None]:
+    """The map with a maximum of 1, the boxes' coverage, and why there is nothing to score, if so."""
     weights = np.asarray(values, dtype=np.float64)
     if weights.ndim != 2 or not weights.size or not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(
@@ -87,26 +131,18 @@ def score(
         )
     grid_h, grid_w = weights.shape
     covered = coverage(boxes_xyxy_px, image_wh, (grid_h, grid_w))
-    chance = float(covered.mean())
-    if chance <= 0:
-        return Overlap(reason="no_boxes")
-    if chance >= 1 - _ROUNDING:
-        return Overlap(reason="box_covers_everything")
+    if covered.mean() <= 0:
+        return weights, covered, "no_boxes"
+    if covered.mean() >= 1 - _ROUNDING:
+        return weights, covered, "box_covers_everything"
     if weights.max() <= 0:
-        return Overlap(reason="zero_map")
-    heat = weights / weights.max()  # no sum below can overflow or vanish
-    auroc, ap = _ranking(heat, covered)
-    mass = float((heat * covered).sum() / heat.sum())
-    found = Overlap(mass=mass, chance=chance, lift=(mass - chance) / (1 - chance), auroc=auroc, ap=ap)
-    hit, hit_chance = _pointing(heat, covered)
-    return replace(
-        found,
-        pointing_hit=hit,
-        pointing_chance=hit_chance,
-        iou_otsu=_iou(_above_otsu(heat), covered),
-        iou_area=_iou(_strongest_of_area(heat, float(covered.sum())), covered),
-        entropy=_entropy(heat),
-    )
+        return weights, covered, "zero_map"
+    return weights / weights.max(), covered, None  # no sum of it can overflow or vanish
+
+
+def _mass(heat: Floats, covered: Floats) -> Overlap:
+    mass, chance = float((heat * covered).sum() / heat.sum()), float(covered.mean())
+    return Overlap(mass=mass, chance=chance, lift=(mass - chance) / (1 - chance))
 
 
 def _checked(boxes_xyxy_px: Sequence[BoxXyxy]) -> Floats:
@@ -140,6 +176,53 @@ def _iou(chosen: Floats, covered: Floats) -> float:
     return float(np.minimum(chosen, covered).sum() / np.maximum(chosen, covered).sum())
 
 
+_NODES, _NODE_WEIGHTS = np.polynomial.laguerre.laggauss(16)
+
+
+def chance_iou(covered: Floats, area: float) -> float:
+    """Expected IoU of the coverage with a random set of cells: `area` whole ones, its fraction one cell more.
+
+    With m the sum of minima, k the area chosen and n the area covered, IoU = m / (k + n - m) = (k + n) /
+    (k + n - m) - 1, and 1 / r is the integral of exp(-r s) over s > 0. The expectation of exp(m s) over sets of
+    equal size is found exactly, one cell after the other, and the integral by Gauss and Laguerre: r lies
+    between max(k, n) and k + n, where 16 nodes leave an error below 1e-12.
+    """
+    larger, smaller, rates = max(area, covered.sum()), min(area, covered.sum()), _NODES
+    expected = np.exp(-rates * smaller / larger) * _mean_exp(covered.ravel(), area, rates / larger)
+    return float((_NODE_WEIGHTS * expected).sum() * (area + covered.sum()) / larger - 1)
+
+
+def _mean_exp(covered: Floats, area: float, rates: Floats) -> Floats:
+    """Mean of exp(rate * sum of minima) over all random sets as in `chance_iou`, for each rate."""
+    n_whole = int(area + _ROUNDING)
+    part = area - n_whole if area - n_whole > _ROUNDING else 0.0
+    touched = covered[covered > 0]
+    n_all, n, most = covered.size, touched.size, min(n_whole, touched.size)
+    whole_factor = np.exp(rates[:, None] * touched)
+    part_factor = np.exp(rates[:, None] * np.minimum(part, touched))
+    j = np.arange(most + 1)
+    # [rates, j]: mean over the sets of j whole cells among those gone through; with_part: and of a part of another.
+    whole = np.zeros((len(rates), most + 1))
+    whole[:, 0] = 1
+    with_part = np.zeros_like(whole)
+    for i in range(n):
+        last_whole, last_part = whole_factor[:, i, None] * j[1:] / (i + 1), part_factor[:, i, None] / (i + 1)
+        if part:
+            before = with_part
+            with_part = before * (i - j) / (i + 1) + last_part * whole
+            with_part[:, 1:] += last_whole * before[:, :-1]
+        before = whole
+        whole = before * (i + 1 - j) / (i + 1)
+        whole[:, 1:] += last_whole * before[:, :-1]
+    # Cells outside every box give a factor of 1: how many of the set lie there is hypergeometric.
+    n_sets = comb(n_all, n_whole)
+    odds = np.array([comb(n, x) * comb(n_all - n, n_whole - x) / n_sets for x in range(most + 1)])
+    if part:
+        on_touched = (n - j) / (n_all - n_whole)
+        whole = on_touched * with_part + (1 - on_touched) * whole
+    return whole @ odds
+
+
 def _above_otsu(heat: Floats) -> Floats:
     """1 for cells above Otsu's threshold, found among all splits of the values themselves (no histogram).
 
@@ -163,19 +246,25 @@ def _strongest_of_area(heat: Floats, n_cells: float) -> Floats:
     return shares[groups].reshape(heat.shape)
 
 
-def _ranking(heat: Floats, covered: Floats) -> tuple[float, float]:
-    """AUROC and average precision; a cell is evidence by its covered share and background by the rest.
+def _ranking(heat: Floats, covered: Floats) -> tuple[float, float, float]:
+    """AUROC, average precision and its chance; a cell is evidence by its covered share, background by the rest.
 
-    Cells of equal value form one threshold: half a win each in the AUROC, one step in the precision.
+    Cells of equal value form one threshold: half a win each in the AUROC, one step in the precision. Chance:
+    a step of g cells down to rank r adds (g covered cells of r) / r; of shuffled cells the mean of a product
+    of two is that of a square or that of a pair.
     """
-    _, groups = np.unique(-heat, return_inverse=True)
+    _, groups, counts = np.unique(-heat, return_inverse=True, return_counts=True)
     inside = np.bincount(groups.ravel(), weights=covered.ravel())
     outside = np.bincount(groups.ravel(), weights=1 - covered.ravel())
-    inside_total, outside_total = inside.sum(), outside.sum()
-    hits, misses = np.cumsum(inside), np.cumsum(outside)
+    inside_total, outside_total, n_cells = inside.sum(), outside.sum(), heat.size
+    hits, ranks = np.cumsum(inside), np.cumsum(counts)
+    misses = ranks - hits
     auroc = (inside * (outside_total - misses + outside / 2)).sum() / (inside_total * outside_total)
-    ap = (inside / inside_total * hits / (hits + misses)).sum()
-    return float(auroc), float(ap)
+    ap = (inside / inside_total * hits / ranks).sum()
+    squares = (covered**2).sum()
+    square, pair = squares / n_cells, (inside_total**2 - squares) / (n_cells * max(n_cells - 1, 1))
+    ap_chance = (counts / ranks * (square + (ranks - 1) * pair)).sum() / inside_total
+    return float(auroc), float(ap), float(ap_chance)
 
 
 def _entropy(heat: Floats) -> float:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from training.conversation import parse
-from training.overlap import score
+from training.overlap import mass_in_boxes
 
 _ARTICLES = {"a", "an", "the"}
 _NUMBER_WORDS = (
@@ -168,7 +168,7 @@ def map_mass(
         return None, saliency.reason
     if not parse(completion).format_valid:
         return None, "format_invalid"
-    overlap = score(saliency.values, boxes, (image_wh[0], image_wh[1]))
+    overlap = mass_in_boxes(saliency.values, boxes, (image_wh[0], image_wh[1]))
     return (None, overlap.reason) if overlap.reason else (overlap.mass, None)
 
 

@@ -1,11 +1,12 @@
 import dataclasses
+from itertools import combinations
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from training.overlap import Overlap, coverage, score
+from training.overlap import Overlap, chance_iou, coverage, mass_in_boxes, score
 
 # A picture 50 px wide and 20 px high on 2 x 5 cells of 10 x 10 px. The box covers half of cell (0, 0) and
 # all of cell (0, 1): 1.5 cells of 10.
@@ -43,12 +44,22 @@ def test_every_number_of_the_worked_example():
     # Otsu over 0 (six cells), 1, 2, 3, 4: scatter 150 above 0, 171.4 above 1, 156.3 above 2, 100 above 3.
     # Chosen: the cells with 2, 3, 4. Shared with the box: one cell; together: three cells and half of (0, 0).
     assert found.iou_otsu == pytest.approx(1 / 3.5)
+    # Three random cells of ten. Both box cells among them: 3/10 * 2/9, IoU 1.5 / 3. The whole one alone: 3/10 - 1/15,
+    # IoU 1 / 3.5. The half one alone as often, IoU 0.5 / 4.
+    assert found.iou_otsu_chance == pytest.approx(1 / 15 * 1 / 2 + 7 / 30 * 1 / 3.5 + 7 / 30 * 0.5 / 4)
     # Strongest 1.5 cells: all of the 4 and half of the 3. Minima 0.5; maxima 0.5 + 1 + 1.
     assert found.iou_area == pytest.approx(0.5 / 2.5)
+    # A random cell and half of another, 90 pairs. (1, half): 1.5 / 1.5 once; (1, none): 1 / 2 eight times; (half, 1):
+    # minima 0.5 + 0.5, 1 / 2 once; (half, none), (none, 1) and (none, half): 0.5 / 2.5, eight times each.
+    assert found.iou_area_chance == pytest.approx((1 + 8 / 2 + 1 / 2 + 24 * 0.2) / 90)
     # Evidence 1 at value 3 beats 6 + 0.5 + 1 of the rest; evidence 0.5 at value 1 beats 6 and ties with 0.5.
     assert found.auroc == pytest.approx((1 * 7.5 + 0.5 * 6.25) / (1.5 * 8.5))
     # From the top: at 3 recall grows by 1 / 1.5 at precision 1 / 2, at 1 by 0.5 / 1.5 at precision 1.5 / 4.
     assert found.ap == pytest.approx(1 / 1.5 * 1 / 2 + 0.5 / 1.5 * 1.5 / 4)
+    # Shuffled: a mean square of 1.25 / 10, a mean product of two cells of (1.5^2 - 1.25) / 90 = 1 / 90; steps down to
+    # ranks 1, 2, 3, 4 and, six cells in one, 10.
+    ranks, counts = np.array([1, 2, 3, 4, 10]), np.array([1, 1, 1, 1, 6])
+    assert found.ap_chance == pytest.approx((counts / ranks * (0.125 + (ranks - 1) / 90)).sum() / 1.5)
     # Shares 0.1, 0.3, 0.4, 0.2: 1.2798542 nats of ln 10.
     assert found.entropy == pytest.approx(1.2798542258 / np.log(10))
 
@@ -62,8 +73,10 @@ def test_a_map_equal_to_the_coverage_is_perfect_and_a_uniform_one_is_chance():
     assert flat.lift == pytest.approx(0)
     assert flat.auroc == pytest.approx(0.5)
     assert flat.ap == pytest.approx(flat.chance)
+    assert flat.ap_chance == pytest.approx(flat.chance)
     assert flat.entropy == pytest.approx(1)
     assert flat.iou_otsu == pytest.approx(flat.chance)  # no threshold splits it: all cells are chosen
+    assert flat.iou_otsu_chance == pytest.approx(flat.chance)
     assert flat.pointing_hit is True  # all equal: the first in row-major order, which is half covered
 
 
@@ -84,6 +97,8 @@ def test_a_grid_of_one_cell():
     # A quarter of the only cell is evidence: nothing can be better than chance, and there is no spread.
     found = score(np.array([[2.0]]), [(0, 0, 25, 10)], WIDE)
     assert (found.mass, found.chance, found.lift, found.entropy) == (0.25, 0.25, 0.0, 0.0)
+    assert found.iou_area_chance == pytest.approx(found.iou_area) == 1
+    assert found.ap_chance == pytest.approx(found.ap) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -131,15 +146,124 @@ def _supersampled(boxes, image_wh, grid_hw, n):
     return inside.reshape(grid_h, n, grid_w, n).mean(axis=(1, 3))
 
 
-def test_coverage_equals_supersampling():
+@pytest.fixture(scope="module")
+def supersampled_cases():
+    """Four boxes each, overlapping and reaching beyond the border; non-square pictures, grids and cells."""
     rng = np.random.default_rng(3)
+    cases = []
     for image_wh, grid_hw in (((640, 427), (7, 11)), ((123.5, 301), (5, 3)), ((28, 99), (9, 2))):
         corners = rng.uniform(-0.1, 1.1, size=(4, 2, 2)) * image_wh
         boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+        cases.append((boxes, image_wh, grid_hw, _supersampled(boxes, image_wh, grid_hw, 1000)))
+    return cases
+
+
+def test_the_supersampled_boxes_overlap_and_reach_beyond_the_border(supersampled_cases):
+    """Otherwise they would not tell a union from a sum, nor a box from its part in the picture."""
+    for boxes, image_wh, grid_hw, _ in supersampled_cases:
+        each = [coverage([box], image_wh, grid_hw).mean() for box in boxes]
+        assert sum(each) > coverage(boxes, image_wh, grid_hw).mean() + 0.01
+        x1, y1, x2, y2 = boxes.T
+        assert ((x1 < 0) | (y1 < 0) | (x2 > image_wh[0]) | (y2 > image_wh[1])).any()
+
+
+def test_coverage_equals_supersampling(supersampled_cases):
+    for boxes, image_wh, grid_hw, sampled in supersampled_cases:
         exact = coverage(boxes, image_wh, grid_hw)
         # 1000 points along a cell's side misplace each of at most 8 box edges by at most one thousandth.
-        np.testing.assert_allclose(exact, _supersampled(boxes, image_wh, grid_hw, 1000), atol=8e-3)
-        assert np.abs(exact - _supersampled(boxes, image_wh, grid_hw, 1000)).mean() < 5e-4
+        np.testing.assert_allclose(exact, sampled, atol=8e-3)
+        assert np.abs(exact - sampled).mean() < 5e-4
+
+
+def test_scores_equal_supersampling(supersampled_cases):
+    """As if the map were painted on a picture of 1000 points along a cell's side, and the points counted."""
+    rng = np.random.default_rng(4)
+    for boxes, image_wh, grid_hw, sampled in supersampled_cases:
+        heat = rng.uniform(size=grid_hw) ** 3
+        found = score(heat, boxes, image_wh)
+        mass, chance = (heat * sampled).sum() / heat.sum(), sampled.mean()
+        # Weighted means of the cells, each right to 8e-3 and nearly all of them exactly.
+        assert found.mass == pytest.approx(mass, abs=1e-3)
+        assert found.chance == pytest.approx(chance, abs=1e-3)
+        assert found.lift == pytest.approx((mass - chance) / (1 - chance), abs=3e-3)
+        chosen = heat > np.sort(heat.ravel())[::-1][_n_above_otsu(heat.ravel())]
+        common, either = sampled[chosen].sum(), chosen.sum() + sampled[~chosen].sum()
+        assert found.iou_otsu == pytest.approx(common / either, abs=1e-3)
+
+
+def _n_above_otsu(values):
+    """How many values lie above the split with the least scatter within its two parts."""
+    ordered = np.sort(values)[::-1]
+    within = [n * ordered[:n].var() + (len(ordered) - n) * ordered[n:].var() for n in range(1, len(ordered))]
+    return int(np.argmin(within)) + 1
+
+
+def _iou_over_all_sets(covered, area):
+    """Mean IoU over every choice of the whole cells and of the cell of which a part is chosen."""
+    n_whole, found = int(area), []
+    for cells in combinations(range(len(covered)), n_whole):
+        others = [i for i in range(len(covered)) if i not in cells]
+        for partly in others if area > n_whole else [None]:
+            chosen = np.zeros(len(covered))
+            chosen[list(cells)] = 1
+            if partly is not None:
+                chosen[partly] = area - n_whole
+            found.append(np.minimum(chosen, covered).sum() / np.maximum(chosen, covered).sum())
+    return np.mean(found)
+
+
+@pytest.mark.parametrize("area", [0.03, 1.0, 2.7, 4.0, 6.5, 8.0])
+@pytest.mark.parametrize(
+    "covered",
+    [
+        [0.5, 1, 0, 0, 0, 0.2, 0, 1],
+        [0.03, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0, 0],
+        [1, 0.5, 0.5, 0.9, 0.99, 0.3, 0.7, 1],
+    ],
+)
+def test_chance_iou_is_the_mean_over_all_sets(covered, area):
+    covered = np.array(covered, dtype=float)
+    # The quadrature's error is below 1e-12.
+    assert chance_iou(covered.reshape(2, 4), area) == pytest.approx(
+        _iou_over_all_sets(covered, area), abs=1e-12
+    )
+
+
+def test_chance_iou_on_few_cells_and_on_many():
+    one_of_ten = np.eye(1, 10)
+    assert chance_iou(one_of_ten, 1.0) == pytest.approx(1 / 10)  # the cell or nothing; not 0.1 / (2 - 0.1)
+    # Two of ten: 45 pairs, the right one once, one right cell in 16 of them (IoU 1 / 3).
+    assert chance_iou(np.repeat([1.0, 0.0], [2, 8]), 2.0) == pytest.approx(1 / 45 + 16 / 45 / 3)
+    # 1200 cells, a quarter evidence: a / (2 - a), and not below it.
+    assert 1 / 7 < chance_iou(np.repeat([1.0, 0.0], [300, 900]), 300.0) < 1 / 7 + 2e-4
+
+
+def test_chance_is_the_mean_score_of_shuffled_maps():
+    rng = np.random.default_rng(6)
+    heat = rng.integers(0, 40, size=(3, 5)).astype(float) ** 2
+    heat.flat[:4] = 7.0  # equal cells too, below the strongest ones of the boxes' area
+    image_wh, boxes = (50, 33), [(4, 3, 21, 14), (15, 9, 33, 17)]
+    expected = score(heat, boxes, image_wh)
+    shuffled = [score(rng.permuted(heat.ravel()).reshape(3, 5), boxes, image_wh) for _ in range(1000)]
+    for name, chance in (
+        ("mass", expected.chance),
+        ("lift", 0.0),
+        ("pointing_hit", expected.pointing_chance),
+        ("iou_otsu", expected.iou_otsu_chance),
+        ("iou_area", expected.iou_area_chance),
+        ("auroc", 0.5),
+        ("ap", expected.ap_chance),
+    ):
+        scores = np.array([float(getattr(each, name)) for each in shuffled])
+        # Four standard errors: one seed in some two thousand would fail on one of seven metrics.
+        assert scores.mean() == pytest.approx(chance, abs=4 * scores.std() / np.sqrt(len(scores))), name
+
+
+def test_the_mass_alone_is_the_same_mass():
+    full, alone = score(HEAT, [ONE_AND_A_HALF], WIDE), mass_in_boxes(HEAT, [ONE_AND_A_HALF], WIDE)
+    assert alone == Overlap(mass=full.mass, chance=full.chance, lift=full.lift)
+    assert mass_in_boxes(HEAT, [], WIDE) == score(HEAT, [], WIDE)
 
 
 def test_rankings_equal_the_slow_count_over_pairs():
@@ -213,5 +337,6 @@ def test_mass_inside_and_outside_make_one(case):
     assume(found.reason is None)
     outside = (heat * (1 - coverage(boxes, image_wh, heat.shape))).sum() / heat.sum()
     assert found.mass + outside == pytest.approx(1)
-    for name in ("mass", "chance", "pointing_chance", "iou_otsu", "iou_area", "auroc", "ap", "entropy"):
+    names = ("mass", "chance", "pointing_chance", "iou_otsu", "iou_area", "auroc", "ap", "entropy")
+    for name in (*names, "iou_otsu_chance", "iou_area_chance", "ap_chance"):
         assert -1e-12 <= getattr(found, name) <= 1 + 1e-12

@@ -1,0 +1,35 @@
+"""The benchmark of a map's cost compares like with like, and says so when it does not."""
+
+import json
+import subprocess
+import sys
+
+
+def _run(*arguments):
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.saliency_cost",
+        "--small",
+        "--processes",
+        "1",
+        "--rounds",
+        "2",
+    ]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True)
+
+
+def test_a_small_run_prints_its_ratios():
+    done = _run()
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert set(found["ratios"]) == {name.rpartition("_at_")[0] for name in found["wanted"]}
+    assert found["seconds"]["plain_after_pass"] > 0
+    assert found["shape"]["grid_hw"] == [3, 5]
+
+
+def test_maps_that_differ_are_not_timed():
+    done = _run("--plain-rows", "state")
+    assert done.returncode == 2
+    assert not done.stdout
+    assert "map: plain and engine differ by" in done.stderr
