@@ -41,32 +41,53 @@ class LayerPass:
     scaling: float
     output: Tensor
 
-    def weights(self, query_positions: Tensor) -> Tensor:
-        """Attention of the rows [batch, rows] to all keys: [batch, heads, rows, length], at least float32.
+    def weights(self, query_positions: Tensor, key_positions: Tensor | None = None) -> Tensor:
+        """Attention of the rows [batch, rows] to all keys, or to those at key_positions [batch, keys] of all:
+        [batch, heads, rows, keys], at least float32.
 
-        The same softmax over all visible keys as in the pass, without dropout. Only these rows are computed.
+        The same softmax over all visible keys as in the pass, without dropout. Only these rows are computed, for
+        one key head at a time, so that the scores of all heads never lie beside each other.
         """
-        batch, heads, length, head_dim = self.query.shape
-        key_heads, n_rows = self.key.shape[1], query_positions.shape[1]
+        n_rows, key_heads = query_positions.shape[1], self.key.shape[1]
         kind = torch.promote_types(self.query.dtype, torch.float32)
-        index = query_positions[:, None, :, None].expand(batch, heads, n_rows, head_dim)
-        rows = self.query.gather(2, index).to(kind) * self.scaling
-        # Neighbouring query heads share a key head: their rows are stacked, the keys are not repeated.
-        rows = rows.reshape(batch, key_heads, -1, head_dim)
-        scores = (rows @ self.key.to(kind).transpose(2, 3)).view(batch, heads, n_rows, length)
-        return self._hide(scores, query_positions).softmax(dim=-1)
+        rows = (
+            at_positions(self.query, query_positions).to(kind) * self.scaling
+        )  # [batch, heads, rows, head_dim]
+        bias = self._bias(query_positions, kind)  # [batch, 1 or heads, rows, length]
+        of_head = rows.shape[1] // key_heads
+        found = []
+        for head in range(key_heads):
+            mine = slice(head * of_head, (head + 1) * of_head)  # the query heads that share this key head
+            key = self.key[:, head, None].to(kind).transpose(2, 3)  # [batch, 1, head_dim, length]
+            scores = (rows[:, mine].flatten(1, 2)[:, None] @ key).view(-1, of_head, n_rows, key.shape[3])
+            shares = (scores + (bias if bias.shape[1] == 1 else bias[:, mine])).softmax(dim=-1)
+            found.append(shares if key_positions is None else columns(shares, key_positions))
+        return torch.cat(found, dim=1)
 
-    def _hide(self, scores: Tensor, query_positions: Tensor) -> Tensor:
-        length = scores.shape[-1]
+    def _bias(self, query_positions: Tensor, kind: torch.dtype) -> Tensor:
+        """What the pass's mask adds to the scores of these rows: 0, or the least number where a key is hidden."""
         if self.mask is None:
-            seen = torch.arange(length, device=scores.device) <= query_positions[:, None, :, None]
-            return scores.masked_fill_(~seen, torch.finfo(scores.dtype).min)
-        mask = self.mask.expand(scores.shape[0], -1, -1, -1)
-        index = query_positions[:, None, :, None].expand(-1, mask.shape[1], -1, length)
-        rows = mask.gather(2, index)
-        if rows.dtype == torch.bool:
-            return scores.masked_fill_(~rows, torch.finfo(scores.dtype).min)
-        return scores + rows.to(scores.dtype)
+            hidden = (
+                torch.arange(self.key.shape[2], device=self.key.device) > query_positions[:, None, :, None]
+            )
+        else:
+            rows = at_positions(self.mask.expand(self.key.shape[0], -1, -1, -1), query_positions)
+            if rows.dtype != torch.bool:
+                return rows.to(kind)
+            hidden = ~rows
+        nothing = torch.zeros((), dtype=kind, device=hidden.device)
+        return torch.where(hidden, torch.finfo(kind).min, nothing)
+
+
+def at_positions(heads: Tensor, positions: Tensor) -> Tensor:
+    """heads [batch, heads, length, size] at positions [batch, n]: [batch, heads, n, size]."""
+    sample = torch.arange(positions.shape[0], device=positions.device)[:, None]
+    return heads.transpose(1, 2)[sample, positions].transpose(1, 2)
+
+
+def columns(weights: Tensor, keys: Tensor) -> Tensor:
+    """weights [batch, heads, rows, length] at key positions [batch, n]: [batch, heads, rows, n]."""
+    return weights.gather(3, keys[:, None, None, :].expand(-1, weights.shape[1], weights.shape[2], -1))
 
 
 class Reader(Protocol):

@@ -18,13 +18,12 @@ is kept.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from training.capture import LayerPass
+from training.capture import LayerPass, at_positions
 from training.policy import Policy
 from training.projection import log_probabilities, pull_back, rms_of, target_covector
 
@@ -61,24 +60,23 @@ class Layer:
     covector: Tensor | None
     depth: float  # (index + 1) / number of layers, in (0, 1]
 
-    @cached_property
-    def answer(self) -> Tensor:
-        """Attention of the answer rows to all keys: [B, H, A, length]."""
-        return self.seen.weights(self.at.answer_rows)
+    @property
+    def answer_to_image(self) -> Tensor:
+        """Attention of the answer rows to the image tokens: [B, H, A, I]."""
+        return self.seen.weights(self.at.answer_rows, self.at.image_keys)
 
     @property
-    def thought(self) -> Tensor:
-        """Attention of the thought rows to all keys: [B, H, T, length]."""
-        return self.seen.weights(self.at.thought_rows)
+    def thought_to_image(self) -> Tensor:
+        """Attention of the thought rows to the image tokens: [B, H, T, I]."""
+        return self.seen.weights(self.at.thought_rows, self.at.image_keys)
 
     @property
     def answer_to_thought(self) -> Tensor:
         """[B, H, A, T]; zero where a sample has fewer thought tokens."""
-        return columns(self.answer, self.at.thought_keys) * self.at.thought_valid[:, None, None, :]
-
-    def at_image(self, weights: Tensor) -> Tensor:
-        """Weights on all keys [B, H, rows, length] at the image tokens: [B, H, rows, I]."""
-        return columns(weights, self.at.image_keys)
+        return (
+            self.seen.weights(self.at.answer_rows, self.at.thought_keys)
+            * self.at.thought_valid[:, None, None, :]
+        )
 
     def contribution(self, weights: Tensor, keys: Tensor | None = None) -> Tensor:
         """What flows into each target along `weights` [B, H, N, K]: [B, N, K], but for the 1 / rms.
@@ -93,14 +91,8 @@ class Layer:
         )
         # [B, N, heads * head_dim] -> the N targets of all heads that share a key head, stacked.
         u = u.view(batch, n_targets, heads, head_dim).transpose(1, 2).reshape(batch, key_heads, -1, head_dim)
-        index = keys[:, None, :, None].expand(-1, key_heads, -1, head_dim)
-        v = self.seen.value.gather(2, index).to(u.dtype)
+        v = at_positions(self.seen.value, keys).to(u.dtype)
         return (weights * (u @ v.transpose(2, 3)).view(batch, heads, n_targets, n_keys)).sum(dim=1)
-
-
-def columns(weights: Tensor, keys: Tensor) -> Tensor:
-    """weights [B, H, rows, length] at key positions [B, K]: [B, H, rows, K]."""
-    return weights.gather(3, keys[:, None, None, :].expand(-1, weights.shape[1], weights.shape[2], -1))
 
 
 def _rows_of(hidden: Tensor, rows: Tensor) -> Tensor:
@@ -154,14 +146,14 @@ def _cot_rollout(layer: Layer) -> Tensor:
     Departures from the authors' code: spans come from the ids that were sampled, a truncated completion has
     no map, the row convention is chosen by name (theirs is `predictor`), the map is not resampled.
     """
-    return layer.contribution(layer.at_image(layer.answer_to_thought @ layer.thought))
+    return layer.contribution(layer.answer_to_thought @ layer.thought_to_image)
 
 
 def _cot_rollout_normalised(layer: Layer) -> Tensor:
     """`cot_rollout` with both hops made distributions: over the thoughts of an answer token, over the picture of a
     thought. The paper leaves them as they are, so that words that look at nothing weigh little."""
     hop = _distribution(layer.answer_to_thought)
-    return layer.contribution(hop @ _distribution(layer.at_image(layer.thought)))
+    return layer.contribution(hop @ _distribution(layer.thought_to_image))
 
 
 def _distribution(weights: Tensor) -> Tensor:
@@ -170,18 +162,17 @@ def _distribution(weights: Tensor) -> Tensor:
 
 def _cot_rollout_direct(layer: Layer) -> Tensor:
     """`cot_rollout` and `direct` in one sum: through the thoughts and past them."""
-    weights = layer.at_image(layer.answer_to_thought @ layer.thought) + layer.at_image(layer.answer)
-    return layer.contribution(weights)
+    return layer.contribution(layer.answer_to_thought @ layer.thought_to_image + layer.answer_to_image)
 
 
 def _direct(layer: Layer) -> Tensor:
     """Saliency-R1, equation 1: from the picture straight to the answer, past the thoughts."""
-    return layer.contribution(layer.at_image(layer.answer))
+    return layer.contribution(layer.answer_to_image)
 
 
 def _thought_sum(layer: Layer) -> Tensor:
     """Saliency-R1's ablation `-think`: `direct`, for the thoughts."""
-    return layer.contribution(layer.at_image(layer.thought))
+    return layer.contribution(layer.thought_to_image)
 
 
 def _thoughts_used(layer: Layer) -> Tensor:
@@ -195,7 +186,7 @@ def _raw_attention(layer: Layer) -> Tensor:
     How the paper joins layers, heads and tokens is not known; here it is the mean over heads, summed over the
     layers and answer tokens.
     """
-    return layer.at_image(layer.answer).mean(dim=1)
+    return layer.answer_to_image.mean(dim=1)
 
 
 class _AttentionRollout:
@@ -262,14 +253,10 @@ class _GradAttention:
         return out
 
     def _share(self, seen: LayerPass, slope: Tensor, rows: Tensor, valid: Tensor) -> Tensor:
-        weights = columns(seen.weights(rows), self._at.image_keys)  # [B, H, rows, I]
+        weights = seen.weights(rows, self._at.image_keys)  # [B, H, rows, I]
         groups = seen.query.shape[1] // seen.key.shape[1]
-        index = self._at.image_keys[:, None, :, None].expand(-1, seen.value.shape[1], -1, seen.value.shape[3])
-        v = seen.value.gather(2, index).repeat_interleave(groups, dim=1).to(weights.dtype)
-        g = slope.transpose(1, 2).gather(
-            2, rows[:, None, :, None].expand(-1, slope.shape[2], -1, slope.shape[3])
-        )
-        slopes = g.to(weights.dtype) @ v.transpose(2, 3)
+        v = at_positions(seen.value, self._at.image_keys).repeat_interleave(groups, dim=1).to(weights.dtype)
+        slopes = at_positions(slope.transpose(1, 2), rows).to(weights.dtype) @ v.transpose(2, 3)
         return (weights * slopes.relu() * valid[:, None, :, None]).sum(dim=(1, 2))
 
 
