@@ -241,7 +241,8 @@ def record_maps(
         yield recorder
 
 
-def _known(method: str, rows: str) -> None:
+def check_names(method: str, rows: str) -> None:
+    """Raises ValueError, with what is known, for an unknown method or row convention."""
     if method not in METHODS:
         raise ValueError(f"saliency method {method!r}; wanted one of {', '.join(METHODS)}")
     if rows not in ROWS:
@@ -249,7 +250,7 @@ def _known(method: str, rows: str) -> None:
 
 
 def _check(policy: Policy, method: str, rows: str, differentiable: bool) -> None:
-    _known(method, rows)
+    check_names(method, rows)
     attached = differentiable or METHODS[method].needs_backward
     if attached and not torch.is_grad_enabled():
         raise ValueError(
@@ -289,7 +290,7 @@ def explain_batch(
     batch_size: int = 8,
 ) -> list[SaliencyMap]:
     """Maps of many (picture, question, completion), in order; the same numbers as one by one."""
-    _known(method, rows)
+    check_names(method, rows)
     found: list[SaliencyMap] = []
     for start in range(0, len(examples), batch_size):
         part = examples[start : start + batch_size]
