@@ -55,11 +55,6 @@ def _reliance(row: Row) -> float | None:
     return None if elsewhere is None or evidence is None else float(elsewhere) - float(evidence)
 
 
-def _area_iou(row: Row) -> float | None:
-    share = row["chance"]
-    return None if share is None else share / (2 - share)
-
-
 METRICS = (
     Metric(
         "accuracy",
@@ -156,17 +151,17 @@ METRICS = (
         "ap",
         "Average precision",
         "area under the precision-recall curve of the cells, ranked by the map",
-        "the evidence's share of the picture's area",
+        "the mean over the map's own values shuffled among the cells",
         _column("ap"),
-        _column("chance"),
+        _column("ap_chance"),
     ),
     Metric(
         "iou",
         "IoU, equal area",
         "overlap of the evidence with the map's top cells of the same total area",
-        "a random region of the same area a: a / (2 - a)",
+        "the mean over random cells of the same total area",
         _column("iou_area"),
-        _area_iou,
+        _column("iou_chance"),
     ),
     Metric(
         "entropy",

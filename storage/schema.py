@@ -249,9 +249,9 @@ _PREDICTIONS = pa.schema(
         _POINTING,
         _maybe("pointing_chance", _F64, "share of cells on which pointing would be a hit"),
         _AUROC,
-        _maybe(
-            "ap", _F64, "average precision of the cells against the evidence; chance is the evidence's share"
-        ),
+        _maybe("ap", _F64, "average precision of the cells against the evidence; read beside ap_chance"),
+        _maybe("ap_chance", _F64, "its mean over the map's own values shuffled among the cells"),
+        _maybe("iou_chance", _F64, "mean of iou_area over random cells of the same total area"),
         _IOU,
         _maybe(
             "entropy",

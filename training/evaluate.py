@@ -45,7 +45,8 @@ from training.stage import run_stage, write_atomically, write_result
 TABLES = ("predictions", "saliency_maps")
 PARTS = "parts"
 _OVERLAP_COLUMNS = (
-    *("mass", "chance", "lift", "pointing_hit", "pointing_chance", "auroc", "ap", "iou_area", "entropy"),
+    *("mass", "chance", "lift", "pointing_hit", "pointing_chance", "auroc", "ap", "ap_chance"),
+    *("iou_area", "entropy"),
 )
 _MAP_COLUMNS = ("mass", "chance", "lift", "pointing_hit", "iou_area", "auroc")
 
@@ -221,6 +222,7 @@ def _measured(
     how = f"{settings.saliency_method}:{settings.saliency_rows}"
     name = map_id(config.policy_id, row.example_id, completion_sha256, how, METHODS[found.method].targets)
     return {column: measures[column] for column in _OVERLAP_COLUMNS} | {
+        "iou_chance": measures["iou_area_chance"],
         "unscorable_reason": overlap.reason,
         "map_id": name if kept else None,
     }

@@ -1,12 +1,13 @@
 """What the saliency reward costs a GRPO step: `python -m tests.benchmarks.grpo_step [--policy NAME] [--rounds N]`.
 
-Two trainers in one process, recipe `accuracy` and recipe `saliency_r1`, with the same settings, weights, prompts and
-random numbers, do one round each in turn (a round: sample, old log-probabilities, rewards, optimiser steps). Prints
-JSON: seconds per optimiser step of both and their ratio, by the clock and by processor time (for a machine that is
-shared; with OMP_NUM_THREADS=1), and the share of completions that had a map: where completions are not scorable there
-is little to compute and the ratio flatters.
+Three trainers in one process, the recipes `accuracy`, `saliency_r1` and `saliency_loss`, with the same settings, weights,
+prompts and random numbers, do one round each in turn (a round: sample, old log-probabilities, rewards, optimiser steps).
+Prints JSON: seconds per optimiser step of each and their ratios to `accuracy`, by the clock and by processor time (for a
+machine that is shared; with OMP_NUM_THREADS=1), and the share of completions that had a map: where completions are not
+scorable there is little to compute and the ratio flatters. The map as a reward is wanted at 1.05 at most; the map as a
+loss, which keeps its graph, has its ratio stated.
 
-The order within a pair alternates, so that neither recipe always comes second to a warm cache.
+The order within a round alternates, so that no recipe always comes second to a warm cache.
 """
 
 import argparse
@@ -29,7 +30,8 @@ from training.policy import load_policy
 from training.progress import COMPLETIONS, JsonLines, Progress, read_json_lines
 from training.trainer import SaliencyGRPOTrainer
 
-RECIPES = ("accuracy", "saliency_r1")
+RECIPES = ("accuracy", "saliency_r1", "saliency_loss")
+MOST = 1.05
 
 
 def speaking_policy(folder: Path) -> str:
@@ -72,12 +74,14 @@ def seconds_of_a_round(trainer: SaliencyGRPOTrainer, batch: list[dict], seed: in
 def compared(seconds: dict[str, list[float]]) -> dict[str, Any]:
     """Medians per optimiser step, their ratio, and the ratios of the rounds that were run next to each other."""
     per_step = {recipe: statistics.median(times) / 2 for recipe, times in seconds.items()}
-    pairs = sorted(b / a for a, b in zip(seconds["accuracy"], seconds["saliency_r1"], strict=True))
-    return {
-        "seconds_per_step": {recipe: round(each, 4) for recipe, each in per_step.items()},
-        "ratio": round(per_step["saliency_r1"] / per_step["accuracy"], 4),
-        "ratio_of_pairs": [round(each, 4) for each in (pairs[0], statistics.median(pairs), pairs[-1])],
-    }
+    told: dict[str, Any] = {"seconds_per_step": {recipe: round(each, 4) for recipe, each in per_step.items()}}
+    for recipe in RECIPES[1:]:
+        pairs = sorted(b / a for a, b in zip(seconds["accuracy"], seconds[recipe], strict=True))
+        told[recipe] = {
+            "ratio": round(per_step[recipe] / per_step["accuracy"], 4),
+            "ratio_of_pairs": [round(each, 4) for each in (pairs[0], statistics.median(pairs), pairs[-1])],
+        }
+    return told
 
 
 def main() -> int:
@@ -113,7 +117,7 @@ def main() -> int:
     result = {
         "wall": compared(seconds),
         "processor": compared(cpu_seconds),
-        "wanted_ratio_at_most": 1.10,
+        "wanted_ratio_of_saliency_r1_at_most": MOST,
         "scorable": round(sum(row["unscorable_reason"] is None for row in sampled) / len(sampled), 3),
         "completion_tokens": args.length,
         "completions_per_step": args.prompts * args.generations,
@@ -121,7 +125,7 @@ def main() -> int:
         "threads": torch.get_num_threads(),
     }
     sys.stdout.write(json.dumps(result) + "\n")
-    return 0 if result["processor"]["ratio"] <= 1.10 and result["scorable"] >= 0.5 else 1
+    return 0 if result["processor"]["saliency_r1"]["ratio"] <= MOST and result["scorable"] >= 0.5 else 1
 
 
 if __name__ == "__main__":

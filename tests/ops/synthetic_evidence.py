@@ -271,6 +271,8 @@ def _map(
         "pointing_chance": chance,
         "auroc": 0.5 + 0.4 * share,
         "ap": mass,
+        "ap_chance": chance,
+        "iou_chance": chance / (2 - chance),
         "iou_area": mass * 0.7,
         "entropy": 1 - 0.4 * share,
     }

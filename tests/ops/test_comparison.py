@@ -123,7 +123,9 @@ def test_measures_of_the_map_cover_scorable_answers_and_carry_their_chance():
         "pointing_chance": 0.3,
         "auroc": 0.8,
         "ap": 0.7,
+        "ap_chance": 0.25,
         "iou_area": 0.4,
+        "iou_chance": 0.15,
         "entropy": 0.9,
     }
     examples = [example("a", image="p1"), example("b", image="p2")]
@@ -134,8 +136,8 @@ def test_measures_of_the_map_cover_scorable_answers_and_carry_their_chance():
         "lift": 0.0,
         "pointing": 0.3,
         "auroc": 0.5,
-        "ap": 0.2,
-        "iou": 0.2 / 1.8,
+        "ap": 0.25,
+        "iou": 0.15,
         "entropy": 1.0,
     }
     for metric, chance in chances.items():

@@ -80,6 +80,8 @@ def test_one_map_per_scorable_answer_with_the_measures_of_its_boxes(desk, finish
         again = score(values, example.boxes, (example.width_px, example.height_px))
         # the archive holds float16: 11 bits, relative error 2^-11 per cell
         assert row["mass"] == pytest.approx(again.mass, rel=2e-3)
+        assert row["iou_chance"] == pytest.approx(again.iou_area_chance)  # a matter of boxes and grid alone
+        assert row["ap_chance"] == pytest.approx(again.ap_chance, rel=2e-2)  # float16 ties cells
         assert row["chance"] == pytest.approx(1200 / (example.width_px * example.height_px))
         assert row["lift"] == pytest.approx((row["mass"] - row["chance"]) / (1 - row["chance"]))
         for column in ("mass", "chance", "lift", "pointing_hit", "auroc", "iou_area"):
