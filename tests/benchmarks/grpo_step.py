@@ -1,11 +1,11 @@
 """What the saliency reward costs a GRPO step: `python -m tests.benchmarks.grpo_step [--policy NAME] [--rounds N]`.
 
-Three trainers in one process, the recipes `accuracy`, `saliency_r1` and `saliency_loss`, with the same settings, weights,
-prompts and random numbers, do one round each in turn (a round: sample, old log-probabilities, rewards, optimiser steps).
-Prints JSON: seconds per optimiser step of each and their ratios to `accuracy`, by the clock and by processor time (for a
-machine that is shared; with OMP_NUM_THREADS=1), and the share of completions that had a map: where completions are not
-scorable there is little to compute and the ratio flatters. The map as a reward is wanted at 1.05 at most; the map as a
-loss, which keeps its graph, has its ratio stated.
+Three trainers in one process, the recipes `accuracy`, `saliency_r1` and `saliency_loss`, with the same settings,
+weights, prompts and random numbers, do one round each in turn (a round: sample, old log-probabilities, rewards,
+optimiser steps). Prints JSON: seconds per optimiser step of each and their ratios to `accuracy`, by the clock and by
+processor time (for a machine that is shared; with OMP_NUM_THREADS=1), and the share of completions that had a map:
+where completions are not scorable there is little to compute and the ratio flatters. The map as a reward is wanted at
+1.05 at most; the map as a loss, which keeps its graph, has its ratio stated.
 
 The order within a round alternates, so that no recipe always comes second to a warm cache.
 """
