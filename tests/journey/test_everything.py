@@ -18,11 +18,12 @@ from storage.catalog import query
 from storage.lineage import Ledger, unbroken
 from storage.objects import Store
 from storage.settings import Settings
+from training.config import RECIPES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # minutes; more where others use the machine
 
 TOP = Path(__file__).resolve().parents[2]
-POLICIES = ["accuracy", "base", "cold_start", "saliency_r1"]
+POLICIES = ["accuracy", "base", "cold_start", "saliency_loss", "saliency_r1"]
 PROMPT = "Think, then answer."
 PROFILE = {
     "description": "a few pictures, two steps of GRPO",
@@ -98,7 +99,7 @@ def test_every_policy_has_answers_and_maps(journey: Journey) -> None:
     counts = query(
         str(journey.root), "SELECT policy, count(*) AS n FROM predictions GROUP BY policy ORDER BY policy"
     ).to_pydict()
-    assert counts == {"policy": POLICIES, "n": [16] * 4}
+    assert counts == {"policy": POLICIES, "n": [16] * 5}
     mapped = "SELECT count(*) AS n FROM predictions AS p WHERE p.map_id IS NOT NULL"
     archived = "SELECT count(*) AS n FROM saliency_maps JOIN predictions USING (map_id)"
     n_maps = query(str(journey.root), mapped).to_pylist()[0]["n"]
@@ -114,7 +115,7 @@ def test_every_table_of_the_catalogue_is_filled(journey: Journey) -> None:
         str(journey.root),
         "SELECT split_part(policy_id, '@', 1) AS p, count(*) AS n FROM training_steps GROUP BY 1 ORDER BY 1",
     ).to_pylist()
-    assert [row["p"] for row in stages] == ["accuracy", "cold_start", "saliency_r1"]
+    assert [row["p"] for row in stages] == ["accuracy", "cold_start", "saliency_loss", "saliency_r1"]
 
 
 def test_a_map_can_be_walked_back_to_its_raw_row(journey: Journey) -> None:
@@ -163,8 +164,8 @@ def test_the_ui_has_the_same_runs_and_the_curves(journey: Journey) -> None:
         observed = instance.fetch_observations(filters, limit=50).records
     expected = [
         *(("prepare_data", "scenes"), ("prepare_data", None)),
-        *(("train", None), ("train", "accuracy"), ("train", "saliency_r1"), ("train", None)),
-        *(("evaluate", name) for name in ("base", "cold_start", "accuracy", "saliency_r1")),
+        *(("train", None), *(("train", name) for name in RECIPES), ("train", None)),
+        *(("evaluate", name) for name in ("base", "cold_start", *RECIPES)),
         ("evaluate", None),
     ]
     assert runs[: len(expected)] == expected

@@ -4,7 +4,7 @@ from pipelines.definitions import build_defs
 from pipelines.jobs import JOB_NAMES, Step, steps_of
 from tests.assets.small_world import SmallWorld
 
-POLICIES = ("base", "cold_start", "accuracy", "saliency_r1")
+POLICIES = ("base", "cold_start", "accuracy", "saliency_r1", "saliency_loss")
 
 
 def test_everything_is_the_three_jobs_in_order() -> None:
@@ -16,7 +16,7 @@ def test_partitions_come_in_order_and_every_job_ends_with_the_catalogue() -> Non
     for job in ("prepare_data", "train", "evaluate"):
         assert "data/catalog" in steps_of(job, ["a"], POLICIES)[-1].assets
     partitions = [step.partition for step in steps_of("everything", ["a", "b"], POLICIES)]
-    assert partitions == ["a", "b", None, None, "accuracy", "saliency_r1", None, *POLICIES, None]
+    assert partitions == ["a", "b", None, None, *POLICIES[2:], None, *POLICIES, None]
     assert Step("train", ("policy/grpo",), "accuracy").title == "policy/grpo [accuracy]"
 
 

@@ -64,7 +64,7 @@ def test_every_wrong_setting_is_reported_at_once() -> None:
     for part in (
         "profile mine: colour: there is no such setting",
         "seed = -1: want a whole number from 0",
-        "recipes: 'saliency_r2' is no recipe; want some of accuracy, saliency_r1",
+        "recipes: 'saliency_r2' is no recipe; want some of accuracy, saliency_r1, saliency_loss",
         "split = {'val': 0.5, 'test': 0.6}: want at most 0.9 together",
         "command = 'torchrun': want a list of words",
         "sft.learning_rate = 'fast': want a number above 0",

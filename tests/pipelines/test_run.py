@@ -35,7 +35,7 @@ def here(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPat
         (
             ["train", "--recipe", "lift"],
             {},
-            "recipes: 'lift' is no recipe; want some of accuracy, saliency_r1",
+            "recipes: 'lift' is no recipe; want some of accuracy, saliency_r1, saliency_loss",
         ),
         (["train"], {"SALIENCY_R1_PROFILE": "huge"}, "profile = 'huge': want one of"),
         (
