@@ -4,6 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # each starts three processes
+
 
 def _run(*arguments):
     command = [
