@@ -51,7 +51,8 @@ def through_attention_norm(
     """The covector [B, N, hidden] pulled back through the norm that layer `index` puts after its attention.
 
     output: of the layer's attention, before `o_proj`, [B, length, heads, head_dim]; target_rows [B, N]: where the
-    targets are read. The norm counts as linear, with what those rows had: gain / rms. Without such a norm the covector as it is.
+    targets are read. The norm counts as the linear map that it is at those rows, gain / rms.
+    Without such a norm the covector comes back as it is.
     """
     text_model: Any = policy.family.text_model(policy.model)
     layer = text_model.layers[index]
