@@ -140,6 +140,7 @@ def _projected(seen, image, thought, target, method, shift):
                 if method == "cot_rollout_normalised":
                     to_thought = to_thought / attn[:, row, thought].sum(-1, keepdim=True)
                     to_image = to_image / to_image.sum(-1, keepdim=True)
+                    to_image = to_image.nan_to_num(0.0)  # a thought whose window ends before the picture
                 share += to_thought * to_image
         shares.append((share, image))
     return seen.project(shares, row, target)
