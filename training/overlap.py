@@ -96,7 +96,8 @@ def score(
 
     region: the part of the picture that the map's grid spans, x1, y1, x2, y2 as shares of its width and height
     (`SaliencyMap.region`); chance is the boxes' share of it. Reasons instead of numbers: `zero_map`, `no_boxes` (none,
-    or none with area inside the picture), `evidence_not_seen` (all of them outside the region), `box_covers_everything`. Raises ValueError for a map that is not two-dimensional, finite and non-negative.
+    or none with area inside the picture), `evidence_not_seen` (all of them outside the region),
+    `box_covers_everything`. Raises ValueError for a map that is not two-dimensional, finite and non-negative.
     """
     heat, covered, reason = _prepared(values, boxes_xyxy_px, image_wh, region)
     if reason is not None:
@@ -144,7 +145,7 @@ def _prepared(
             f"{int((weights < 0).sum())} negative; wanted [grid_h, grid_w], finite, non-negative (relu first)"
         )
     grid_h, grid_w = weights.shape
-    covered = _coverage_of_region(boxes_xyxy_px, image_wh, (grid_h, grid_w), region)
+    covered = coverage_in_region(boxes_xyxy_px, image_wh, (grid_h, grid_w), region)
     if covered.mean() <= 0:
         seen = coverage(boxes_xyxy_px, image_wh, (1, 1))
         return weights, covered, "evidence_not_seen" if seen.any() else "no_boxes"
@@ -160,7 +161,7 @@ def _mass(heat: Floats, covered: Floats) -> Overlap:
     return Overlap(mass=mass, chance=chance, lift=(mass - chance) / (1 - chance))
 
 
-def _coverage_of_region(
+def coverage_in_region(
     boxes_xyxy_px: Sequence[BoxXyxy], image_wh: tuple[float, float], grid_hw: tuple[int, int], region: Region
 ) -> Floats:
     """`coverage` on a grid that spans a part of the picture; boxes end at the picture's border as well."""
