@@ -37,6 +37,7 @@ UNSCORABLE = (
     "truncated",
     "zero_map",
     "no_boxes",
+    "evidence_not_seen",
     "box_covers_everything",
     "image_tokens_cut",
     "image_token_emitted",

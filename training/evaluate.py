@@ -216,7 +216,7 @@ def _measured(
         overlap = Overlap(reason="format_invalid")  # as in the reward: no map of a malformed completion
     elif found.values is not None:
         boxes = np.asarray(row.boxes, dtype=np.float64).reshape(-1, 4).tolist()
-        overlap, kept = score(found.values, boxes, (row.width_px, row.height_px)), True
+        overlap, kept = score(found.values, boxes, (row.width_px, row.height_px), found.region), True
     measures = asdict(overlap)
     settings: EvaluateSettings = config.settings
     how = f"{settings.saliency_method}:{settings.saliency_rows}"

@@ -220,4 +220,7 @@ def curve_record(curves: Curves) -> dict[str, dict[str, list[float]]]:
 def grids(policy: Policy, pictures: Sequence[Image.Image]) -> list[tuple[int, int]]:
     """Rows and columns of the token grid that each picture becomes."""
     inputs, _ = teacher_forced(policy, [(picture, "?", [0]) for picture in pictures], "")
-    return [policy.family.grid_hw(inputs, policy.model, i) for i in range(len(pictures))]
+    layouts = [policy.layout(inputs, i, picture.size) for i, picture in enumerate(pictures)]
+    return [
+        layout.grid_hw for layout in layouts if layout is not None
+    ]  # nothing was cut: these have no length limit

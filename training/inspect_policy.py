@@ -43,11 +43,12 @@ def image_tokens(policy: Policy, row: Row) -> int:
     )
     inputs = policy.processor(images=[picture(row)], text=[text], padding=True, return_tensors="pt")
     inputs = inputs.to(policy.device)
-    grid_h, grid_w = policy.family.grid_hw(inputs, policy.model, 0)
+    layout = policy.layout(inputs, 0, (row.width_px, row.height_px))
     n_tokens = int((inputs["input_ids"] == policy.family.image_token_id(policy.model)).sum())
     where = f"example {row.example_id}, {row.width_px} x {row.height_px} px"
-    if n_tokens != grid_h * grid_w:
-        raise StageError(f"{where}: {n_tokens} image tokens, but a grid of {grid_h} x {grid_w}")
+    if layout is None or n_tokens != layout.n_tokens:
+        wanted = layout.n_tokens if layout else "as many as its tiles have"
+        raise StageError(f"{where}: {n_tokens} image tokens; wanted {wanted}")
     if not torch.isfinite(policy.model(**inputs).logits).all():
         raise StageError(f"{where}: the policy's logits are not finite; look at its weights and precision")
     return n_tokens

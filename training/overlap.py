@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 BoxXyxy = Sequence[float]
+Region = tuple[float, float, float, float]
+"""x1, y1, x2, y2 as shares of a picture's width and height."""
+
+_WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
 
 _ROUNDING = 1e-9
 
@@ -83,14 +87,19 @@ def coverage(
 
 
 def score(
-    values: NDArray[np.floating], boxes_xyxy_px: Sequence[BoxXyxy], image_wh: tuple[float, float]
+    values: NDArray[np.floating],
+    boxes_xyxy_px: Sequence[BoxXyxy],
+    image_wh: tuple[float, float],
+    region: Region = _WHOLE,
 ) -> Overlap:
-    """Score a map (non-negative, [grid_h, grid_w]) against boxes in pixels of the picture that it covers.
+    """Score a map (non-negative, [grid_h, grid_w]) against boxes in pixels of the upright picture.
 
-    Reasons instead of numbers: `zero_map`, `no_boxes` (none, or none with area inside the picture),
+    region: the part of the picture that the map's grid spans, x1, y1, x2, y2 as shares of its width and height
+    (`SaliencyMap.region`); chance is the boxes' share of it. Reasons instead of numbers: `zero_map`, `no_boxes` (none,
+    or none with area inside the picture), `evidence_not_seen` (all of them outside the region),
     `box_covers_everything`. Raises ValueError for a map that is not two-dimensional, finite and non-negative.
     """
-    heat, covered, reason = _prepared(values, boxes_xyxy_px, image_wh)
+    heat, covered, reason = _prepared(values, boxes_xyxy_px, image_wh, region)
     if reason is not None:
         return Overlap(reason=reason)
     auroc, ap, ap_chance = _ranking(heat, covered)
@@ -112,15 +121,21 @@ def score(
 
 
 def mass_in_boxes(
-    values: NDArray[np.floating], boxes_xyxy_px: Sequence[BoxXyxy], image_wh: tuple[float, float]
+    values: NDArray[np.floating],
+    boxes_xyxy_px: Sequence[BoxXyxy],
+    image_wh: tuple[float, float],
+    region: Region = _WHOLE,
 ) -> Overlap:
     """As `score`, with mass, chance and lift alone: what a reward needs, at a small part of the time."""
-    heat, covered, reason = _prepared(values, boxes_xyxy_px, image_wh)
+    heat, covered, reason = _prepared(values, boxes_xyxy_px, image_wh, region)
     return Overlap(reason=reason) if reason is not None else _mass(heat, covered)
 
 
 def _prepared(
-    values: NDArray[np.floating], boxes_xyxy_px: Sequence[BoxXyxy], image_wh: tuple[float, float]
+    values: NDArray[np.floating],
+    boxes_xyxy_px: Sequence[BoxXyxy],
+    image_wh: tuple[float, float],
+    region: Region,
 ) -> tuple[Floats, Floats, str | None]:
     """The map with a maximum of 1, the boxes' coverage, and why there is nothing to score, if so."""
     weights = np.asarray(values, dtype=np.float64)
@@ -130,9 +145,10 @@ def _prepared(
             f"{int((weights < 0).sum())} negative; wanted [grid_h, grid_w], finite, non-negative (relu first)"
         )
     grid_h, grid_w = weights.shape
-    covered = coverage(boxes_xyxy_px, image_wh, (grid_h, grid_w))
+    covered = coverage_in_region(boxes_xyxy_px, image_wh, (grid_h, grid_w), region)
     if covered.mean() <= 0:
-        return weights, covered, "no_boxes"
+        seen = coverage(boxes_xyxy_px, image_wh, (1, 1))
+        return weights, covered, "evidence_not_seen" if seen.any() else "no_boxes"
     if covered.mean() >= 1 - _ROUNDING:
         return weights, covered, "box_covers_everything"
     if weights.max() <= 0:
@@ -143,6 +159,21 @@ def _prepared(
 def _mass(heat: Floats, covered: Floats) -> Overlap:
     mass, chance = float((heat * covered).sum() / heat.sum()), float(covered.mean())
     return Overlap(mass=mass, chance=chance, lift=(mass - chance) / (1 - chance))
+
+
+def coverage_in_region(
+    boxes_xyxy_px: Sequence[BoxXyxy], image_wh: tuple[float, float], grid_hw: tuple[int, int], region: Region
+) -> Floats:
+    """`coverage` on a grid that spans a part of the picture; boxes end at the picture's border as well."""
+    width, height = image_wh
+    x1, y1, x2, y2 = region
+    if not (x1 < x2 and y1 < y2):
+        raise ValueError(f"region {region}: wanted x1 < x2 and y1 < y2 as shares of the picture")
+    if region == _WHOLE:
+        return coverage(boxes_xyxy_px, image_wh, grid_hw)
+    boxes = np.clip(_checked(boxes_xyxy_px), 0, [width, height, width, height])
+    boxes = boxes - np.array([x1 * width, y1 * height] * 2)
+    return coverage([*boxes], ((x2 - x1) * width, (y2 - y1) * height), grid_hw)
 
 
 def _checked(boxes_xyxy_px: Sequence[BoxXyxy]) -> Floats:

@@ -37,18 +37,41 @@ def target_covector(policy: Policy, ids: Tensor) -> Tensor:
     """gamma * W_U[y] for token ids [B, N]: [B, N, hidden], at least float32."""
     head: Any = policy.family.head(policy.model)
     text_model: Any = policy.family.text_model(policy.model)
-    gamma = text_model.norm.weight
-    kind = torch.promote_types(gamma.dtype, torch.float32)
+    gamma = policy.family.norm.gain(text_model.norm)
+    kind = gamma.dtype
     if type(head) is nn.Linear:
-        return head.weight[ids].to(kind) * gamma.to(kind)
+        return head.weight[ids].to(kind) * gamma
     one_hot = nn.functional.one_hot(ids, head.out_features).to(kind)
-    return pull_back(head, one_hot, gamma.shape[0]) * gamma.to(kind)
+    return pull_back(head, one_hot, gamma.shape[0]) * gamma
+
+
+def through_attention_norm(
+    policy: Policy, index: int, output: Tensor, target_rows: Tensor, covector: Tensor
+) -> Tensor:
+    """The covector [B, N, hidden] pulled back through the norm that layer `index` puts after its attention.
+
+    output: of the layer's attention, before `o_proj`, [B, length, heads, head_dim]; target_rows [B, N]: where the
+    targets are read. The norm counts as the linear map that it is at those rows, gain / rms.
+    Without such a norm the covector comes back as it is.
+    """
+    text_model: Any = policy.family.text_model(policy.model)
+    layer = text_model.layers[index]
+    norm = policy.family.norm_after_attention(layer)
+    if norm is None:
+        return covector
+    o_proj = layer.self_attn.o_proj
+    rows = output.flatten(2)
+    rows = rows.gather(1, target_rows[:, :, None].expand(-1, -1, rows.shape[2]))
+    with without_dropout(o_proj):
+        seen = o_proj(rows).to(covector.dtype)
+    rms = (seen.square().mean(dim=2, keepdim=True) + policy.family.norm.eps(norm)).sqrt()
+    return covector * (policy.family.norm.gain(norm).to(covector.dtype) / rms)
 
 
 def rms_of(policy: Policy, states: Tensor) -> Tensor:
     """Root mean square [...] by which the final norm divides states [..., hidden]."""
     text_model: Any = policy.family.text_model(policy.model)
-    return (states.square().mean(dim=-1) + float(text_model.norm.variance_epsilon)).sqrt()
+    return (states.square().mean(dim=-1) + policy.family.norm.eps(text_model.norm)).sqrt()
 
 
 def log_probabilities(policy: Policy, states: Tensor, ids: Tensor) -> Tensor:
@@ -56,10 +79,10 @@ def log_probabilities(policy: Policy, states: Tensor, ids: Tensor) -> Tensor:
 
     The norm is written out: calling the module would be seen by whoever watches the pass.
     """
-    gamma = policy.family.text_model(policy.model).norm.weight
+    norm = policy.family.text_model(policy.model).norm
     head: Any = policy.family.head(policy.model)
-    normed = states / rms_of(policy, states)[..., None] * gamma.to(states.dtype)
-    logits = head(normed.to(gamma.dtype)).to(states.dtype)
+    normed = states / rms_of(policy, states)[..., None] * policy.family.norm.gain(norm).to(states.dtype)
+    logits = head(normed.to(norm.weight.dtype)).to(states.dtype)
     return logits.log_softmax(-1).gather(2, ids[:, :, None])[:, :, 0]
 
 

@@ -20,9 +20,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from training.capture import LayerPass, capture
 from training.conversation import SYSTEM_PROMPT
+from training.layout import WHOLE
 from training.methods import METHODS, Accumulator, Layer, Method, Places, target_log_probabilities
 from training.policy import Policy
-from training.projection import target_covector, without_dropout
+from training.projection import target_covector, through_attention_norm, without_dropout
 from training.teacher_forcing import Located, locate, teacher_forced
 
 ROWS = ("predictor", "state")
@@ -34,7 +35,8 @@ class SaliencyMap:
     """A map on the grid of image tokens, or the reason why there is none.
 
     values: float32 [grid_h, grid_w], not negative, before any up-sampling. Positions are absolute, in row
-    `sample` of the batch, padding counted. inputs: the batch, where the engine gave it to the model.
+    `sample` of the batch, padding counted. inputs: the batch, where the engine gave it to the model. region: the
+    part of the upright picture that the grid spans, x1, y1, x2, y2 as shares of its width and height.
     """
 
     values: NDArray[np.float32] | None
@@ -47,6 +49,7 @@ class SaliencyMap:
     answer_positions: tuple[int, ...] = ()
     inputs: Mapping[str, Any] | None = None
     sample: int = 0
+    region: tuple[float, float, float, float] = WHOLE
 
 
 class _Chunk:
@@ -88,7 +91,10 @@ class _Chunk:
         return any(s.reason is None for s in self.samples)
 
     def add(self, index: int, seen: LayerPass) -> None:
-        self.accumulator.add(Layer(seen, self.at, self.covector, (index + 1) / self.n_layers))
+        covector = self.covector
+        if covector is not None:
+            covector = through_attention_norm(self.policy, index, seen.output, self.at.target_rows, covector)
+        self.accumulator.add(Layer(seen, self.at, covector, (index + 1) / self.n_layers))
 
     def signed(self, hidden: Tensor) -> list[tuple[Tensor, Tensor] | None]:
         """Per sample, once all layers are in: the targets' shares [N, ...] and the joined map; None without."""
@@ -110,7 +116,7 @@ class _Chunk:
         if self.method.over == "thought":
             used = total[:n, : len(sample.thought)]
             return used, used.sum(dim=0)
-        grids = total[:n, : len(sample.image)].view(n, *sample.grid_hw)
+        grids = sample.on_grid(total[:n, : len(sample.image)])
         return grids, self.method.join(grids, said[:n].to(total.dtype))
 
 
@@ -199,6 +205,7 @@ class MapRecorder:
             thought_positions=tuple(sample.thought),
             answer_positions=tuple(sample.answer),
             sample=i,
+            region=sample.layout.region if sample.layout else WHOLE,
         )
 
 
@@ -230,7 +237,7 @@ def record_maps(
     _check(policy, method, rows, differentiable)
     recorder = MapRecorder(
         policy,
-        locate(policy, inputs, completion_start, METHODS[method].thought_needed),
+        locate(policy, inputs, completion_start, METHODS[method].thought_needed, image_sizes_wh),
         METHODS[method],
         rows,
         name=method,

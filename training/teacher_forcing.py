@@ -12,20 +12,35 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from training.conversation import messages
+from training.layout import Layout
 from training.policy import Policy, PolicyError
 from training.spans import spans
 
 
 @dataclass(frozen=True)
 class Located:
-    """Where one sample's tokens are, as absolute positions in its row of the batch; or why it has no map."""
+    """Where one sample's tokens are, as absolute positions in its row of the batch; or why it has no map.
+
+    layout: how the image tokens, in the order of `image`, lie on the grid; None only with a reason.
+    """
 
     ids: list[int]
     image: list[int]
     thought: range
     answer: range
-    grid_hw: tuple[int, int]
+    layout: Layout | None
     reason: str | None
+
+    @property
+    def grid_hw(self) -> tuple[int, int] | None:
+        """Rows and columns of the map's grid."""
+        return self.layout.grid_hw if self.layout else None
+
+    def on_grid(self, values: Tensor) -> Tensor:
+        """Values per image token [..., n_tokens] as a map [..., grid_h, grid_w]; the sum is kept, gradients pass."""
+        if self.layout is None:
+            raise ValueError(f"the sample has no grid: {self.reason}")
+        return self.layout.spread(values)
 
 
 def teacher_forced(
@@ -43,7 +58,7 @@ def teacher_forced(
         )
         for _, question, _ in examples
     ]
-    pictures = [picture for picture, _, _ in examples]
+    pictures = [[picture] for picture, _, _ in examples]  # nested: the picture of each text
     inputs = dict(
         policy.processor(
             text=prompts, images=pictures, padding=True, padding_side="left", return_tensors="pt"
@@ -74,13 +89,18 @@ def _completion_ids(tokenizer: Any, completion: str | Sequence[int]) -> list[int
 
 
 def locate(
-    policy: Policy, inputs: Mapping[str, Any], completion_start: int, thought_needed: bool
+    policy: Policy,
+    inputs: Mapping[str, Any],
+    completion_start: int,
+    thought_needed: bool,
+    image_sizes_wh: Sequence[tuple[int, int]] | None = None,
 ) -> list[Located]:
     """Find image, thought and answer tokens in every row of `input_ids` [batch, length].
 
-    A completion is what the attention mask leaves of a row from `completion_start` on. Reasons: those of
-    `training.spans.spans`, and `image_tokens_cut` where the prompt holds fewer image tokens than the grid has
-    cells. Raises PolicyError where it holds more.
+    A completion is what the attention mask leaves of a row from `completion_start` on. image_sizes_wh: of the upright
+    pictures, for families that crop or tile by it. Reasons: those of `training.spans.spans`, and `image_tokens_cut`
+    where the prompt holds fewer image tokens than the picture has. Raises PolicyError where it holds more, and for
+    what the family cannot explain.
     """
     rows, visible = inputs["input_ids"].tolist(), inputs["attention_mask"].tolist()
     if not 0 < completion_start <= inputs["input_ids"].shape[1]:
@@ -88,24 +108,30 @@ def locate(
             f"completions start at {completion_start} of {inputs['input_ids'].shape[1]}; wanted a prompt"
         )
     picture = policy.family.image_token_id(policy.model)
+    prompts = {
+        **inputs,
+        "input_ids": inputs["input_ids"][:, :completion_start],
+        "attention_mask": inputs["attention_mask"][:, :completion_start],
+    }
     found = []
     for i, (ids, seen) in enumerate(zip(rows, visible, strict=True)):
-        grid_hw = policy.family.grid_hw(inputs, policy.model, i)
+        size = image_sizes_wh[i] if image_sizes_wh is not None else None
+        layout = policy.layout(prompts, i, size)
         image = [p for p in range(completion_start) if ids[p] == picture and seen[p]]
-        missing = grid_hw[0] * grid_hw[1] - len(image)
-        if missing < 0:
+        missing = layout is None or len(image) < layout.n_tokens
+        if layout is not None and len(image) > layout.n_tokens:
             raise PolicyError(
-                f"sample {i} has {len(image)} image tokens on a grid of {grid_hw[0]} x {grid_hw[1]}; "
-                "one picture a sample is wanted"
+                f"sample {i} has {len(image)} image tokens, but its picture of {layout.grid_hw[0]} x "
+                f"{layout.grid_hw[1]} cells has {layout.n_tokens}; one picture a sample is wanted"
             )
         completion = [ids[p] for p in range(completion_start, len(ids)) if seen[p]]
         said = "image_tokens_cut" if missing else spans(policy.tokenizer, completion, picture, thought_needed)
         if isinstance(said, str):
-            found.append(Located(ids, image, range(0), range(0), grid_hw, said))
+            found.append(Located(ids, image, range(0), range(0), layout, said))
         else:
             thought, answer = (
                 range(completion_start + span.start, completion_start + span.stop)
                 for span in (said.thought, said.answer)
             )
-            found.append(Located(ids, image, thought, answer, grid_hw, None))
+            found.append(Located(ids, image, thought, answer, layout, None))
     return found

@@ -24,7 +24,7 @@ from training.answers import CORRECT_FROM
 from training.checkpoints import RestoresEveryWeight
 from training.config import Recipe
 from training.map_loss import contrast
-from training.overlap import coverage
+from training.overlap import coverage_in_region
 from training.policy import Policy
 from training.progress import UNSCORABLE
 from training.rewards import REWARD_FUNCTIONS
@@ -155,8 +155,9 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
         if not judged.right:
             return None
         found: Tensor | str | None = located.reason
-        if signed is not None:
-            found = contrast(signed, coverage(judged.boxes, judged.image_wh, located.grid_hw))
+        if signed is not None and located.layout is not None:
+            on_grid = (located.layout.grid_hw, located.layout.region)
+            found = contrast(signed, coverage_in_region(judged.boxes, judged.image_wh, *on_grid))
         if isinstance(found, Tensor):
             self._contrasts.append(found.item())
             return 1 - found

@@ -39,51 +39,84 @@ def _switched(text_model, seen):
         AttentionMaskInterface._global_mapping.pop(NAME)
 
 
+def _parts(model):
+    """Text model and head, found by what they are called inside the model."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    wanted = ("embed_tokens", "layers", "norm")
+    return next(m for m in base.modules() if all(hasattr(m, name) for name in wanted)), base.lm_head
+
+
+def _gain(norm):
+    """Gemma's norms multiply by 1 + weight, the others by weight."""
+    return 1 + norm.weight if type(norm).__name__ == "Gemma3RMSNorm" else norm.weight
+
+
+def _rms(norm, states):
+    eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+    return (states.square().mean(-1, keepdim=True) + eps).sqrt()
+
+
 class Pass:
     """One eager pass over a batch of one, with everything kept: per layer weights [heads, length, length]."""
 
     def __init__(self, policy, inputs):
         self.policy, self.ids = policy, inputs["input_ids"][0]
-        text_model = policy.family.text_model(policy.model)
-        self.norm, self.head = text_model.norm, policy.family.head(policy.model)
-        self.layers, finals = [], []
-        hook = text_model.norm.register_forward_pre_hook(lambda _, args: finals.append(args[0][0]))
+        text_model, self.head = _parts(policy.model)
+        self.norm, self.decoder_layers = text_model.norm, text_model.layers
+        self.layers, finals, self.written = [], [], []
+        hooks = [text_model.norm.register_forward_pre_hook(lambda _, args: finals.append(args[0][0]))]
+        for layer in text_model.layers:
+            hook = layer.self_attn.register_forward_hook(lambda *args: self.written.append(args[2][0][0]))
+            hooks.append(hook)
         with _switched(text_model, self.layers):
             policy.model(**inputs, use_cache=False)
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
         self.hidden = finals[0]
 
     def normed(self, states):
         """The final norm written out; the library's goes through float32."""
-        rms = (states.square().mean(-1, keepdim=True) + self.norm.variance_epsilon).sqrt()
-        return states * self.norm.weight / rms
+        return states * _gain(self.norm) / _rms(self.norm, states)
 
     def project(self, shares, row, target):
         """What image tokens write along shares (one [heads, keys] per layer, keys as positions) towards a token."""
         stream = 0
-        for (module, _, value), (share, keys) in zip(self.layers, shares, strict=True):
-            heads = share[:, :, None] * value[0][:, keys]  # [heads, keys, head_dim]
-            stream = stream + module.o_proj(heads.transpose(0, 1).flatten(1))
-        rms = (self.hidden[row].square().mean() + self.norm.variance_epsilon).sqrt()
-        return self.head(stream * self.norm.weight / rms)[:, self.ids[target]]
+        for index, ((module, _, value), (share, keys)) in enumerate(zip(self.layers, shares, strict=True)):
+            heads = (
+                (share[:, :, None] * value[0][:, keys]).transpose(0, 1).flatten(1)
+            )  # [keys, heads * head_dim]
+            written = module.o_proj(heads) - module.o_proj(
+                torch.zeros_like(heads)
+            )  # a bias is nobody's share
+            layer = self.decoder_layers[index]
+            if type(layer).__name__ == "Gemma3DecoderLayer":  # its norm comes before the residual stream
+                after = layer.post_attention_layernorm
+                written = written * _gain(after) / _rms(after, self.written[index][row])
+            stream = stream + written
+        return self.head(stream * _gain(self.norm) / _rms(self.norm, self.hidden[row]))[:, self.ids[target]]
 
     def probability(self, target):
         return self.head(self.normed(self.hidden[target - 1])).softmax(-1)[self.ids[target]]
 
 
-def plain_map(policy, inputs, image, thought, answer, method, rows, gradients=False):
-    """The signed map [image tokens] of a batch of one; image, thought and answer are lists of positions."""
+def plain_map(
+    policy, inputs, image, thought, answer, method, rows, gradients=False, spread=lambda values: values
+):
+    """The signed map of a batch of one; image, thought and answer are lists of positions.
+
+    One value for each image token, or what `spread` makes of them: a map, of each target's share by itself.
+    """
     with torch.set_grad_enabled(gradients or method == "grad_attention"):
         seen, shift = Pass(policy, inputs), 1 if rows == "predictor" else 0
         if method in ("attention_rollout", "raw_attention"):
-            return _of_attention(seen, image, answer, method, shift)
+            return spread(_of_attention(seen, image, answer, method, shift))
         if method == "grad_attention":
-            return _of_gradient(seen, image, thought, answer, shift)
+            return spread(_of_gradient(seen, image, thought, answer, shift))
         if method == "tam":
-            return _of_states(seen, image, thought, answer)
-        total = torch.zeros(len(image), dtype=seen.hidden.dtype)
+            return _of_states(seen, image, thought, answer, spread)
+        total = 0
         for target in thought if method == "thought_sum" else answer:
-            share = _projected(seen, image, thought, target, method, shift)
+            share = spread(_projected(seen, image, thought, target, method, shift))
             if method == "cot_rollout_positive":
                 share = share.clamp(min=0)
             if method == "cot_rollout_confident":
@@ -107,6 +140,7 @@ def _projected(seen, image, thought, target, method, shift):
                 if method == "cot_rollout_normalised":
                     to_thought = to_thought / attn[:, row, thought].sum(-1, keepdim=True)
                     to_image = to_image / to_image.sum(-1, keepdim=True)
+                    to_image = to_image.nan_to_num(0.0)  # a thought whose window ends before the picture
                 share += to_thought * to_image
         shares.append((share, image))
     return seen.project(shares, row, target)
@@ -133,13 +167,13 @@ def _of_gradient(seen, image, thought, answer, shift):
     return sum(shares).detach()
 
 
-def _of_states(seen, image, thought, answer):
+def _of_states(seen, image, thought, answer, spread):
     """TAM, one answer token at a time: own activation less the scaled interference of the earlier words."""
 
     def activation(word, position):
         return seen.head(seen.normed(seen.hidden[position]))[word].clamp(min=0)
 
-    total = torch.zeros(len(image), dtype=seen.hidden.dtype)
+    total = 0
     for target in answer:
         word = int(seen.ids[target])
         own = torch.stack([activation(word, i) for i in image])
@@ -148,7 +182,7 @@ def _of_states(seen, image, thought, answer):
             earlier = torch.stack([activation(int(seen.ids[p]), i) for i in image])
             context = context + activation(word, p) * earlier
         scale = (own @ context) / (context @ context) if context.any() else 0.0
-        total += (own - scale * context).clamp(min=0)
+        total = total + spread(own - scale * context).clamp(min=0)
     return total
 
 

@@ -12,6 +12,7 @@ from storage.schema import UNSCORABLE
 from tests.parity.models import random_policy, words
 from training.capture import LayerPass
 from training.conversation import SYSTEM_PROMPT
+from training.families import FAMILIES
 from training.methods import METHODS, Layer, Places
 from training.policy import PolicyError
 from training.projection import pull_back
@@ -96,7 +97,12 @@ def _worked(method, answer_row, thought_rows, n_targets=1, thought_keys=(2, 3), 
     object.__setattr__(
         places,
         "policy",
-        SimpleNamespace(model=None, family=SimpleNamespace(text_model=lambda _: SimpleNamespace(norm=norm))),
+        SimpleNamespace(
+            model=None,
+            family=SimpleNamespace(
+                text_model=lambda _: SimpleNamespace(norm=norm), norm=FAMILIES["qwen2_5_vl"].norm
+            ),
+        ),
     )
     share = at_work.finish(torch.tensor([4.0, 3.0], dtype=torch.float64).expand(1, 6, 2))[0].detach()
     return share * 12.5**0.5 if METHODS[method].projected else share
