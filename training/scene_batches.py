@@ -177,8 +177,9 @@ def make_batch(
 
 
 def collate(rows: Sequence[PackedRow], pad_id: int) -> dict[str, Tensor]:
-    """Rows padded on the right: input_ids, labels [batch, length], position_ids [3, batch, length] and a boolean
-    attention_mask [batch, 1, query, key]."""
+    """Rows padded on the right: input_ids, labels [batch, length], position_ids [3, batch, length] and attention_mask
+    [batch, 1, query, key], 0 where a token is seen and very negative where not: eager attention adds the mask, so a
+    boolean one would hide nothing."""
     length = max(len(row.ids) for row in rows)
 
     def padded(values: Sequence[Any], filler: Any) -> list[Any]:
@@ -191,5 +192,5 @@ def collate(rows: Sequence[PackedRow], pad_id: int) -> dict[str, Tensor]:
         "input_ids": torch.tensor([padded(row.ids, pad_id) for row in rows]),
         "labels": torch.tensor([padded(row.labels, IGNORED) for row in rows]),
         "position_ids": torch.tensor([padded(row.positions, (0, 0, 0)) for row in rows]).permute(2, 0, 1),
-        "attention_mask": visible[:, None],
+        "attention_mask": torch.where(visible[:, None], 0.0, torch.finfo(torch.float32).min),
     }

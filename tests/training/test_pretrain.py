@@ -26,11 +26,13 @@ from training.scene_batches import (
 )
 
 
-def test_packed_turns_are_the_same_as_single_ones() -> None:
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_turns_are_the_same_as_single_ones(attention: str) -> None:
     """Oracle: the processor's own chat template, one turn at a time. Same tokens, and the same hidden states."""
     policy, scenes = tiny_policy(), list(draw_scenes(3, 2))
     turns = [("Where is the car?", "top left"), ("What is at the bottom right?", "car")]
     pictures = [Image.fromarray(scene.picture) for scene in scenes]
+    policy.model.set_attn_implementation(attention)
     seen = policy.processor.image_processor(pictures, return_tensors="pt")
     grids = [(int(h) // 2, int(w) // 2) for _, h, w in seen["image_grid_thw"]]
     rows = [pack_turns(policy, "Look.", grid, turns) for grid in grids]
