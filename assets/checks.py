@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from dagster import AssetCheckResult
 
 from storage.lineage import Artifact, Ledger
-from training.config import RECIPES
+from training.recipes import RECIPES
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 UNSCORABLE_LIMIT = 0.5

@@ -15,7 +15,7 @@ from assets.resources import Launch, Profile
 from ops.comparison import compare
 from storage.artifacts import policy_id
 from storage.lineage import Artifact, Ledger, LineageError, Work
-from training.config import RECIPES
+from training.recipes import RECIPES
 
 RECIPE_TO_POLICY = dg.StaticPartitionMapping({name: name for name in RECIPES})
 EVALUATED = ("predictions", "saliency_maps")

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from training.config import RECIPES
+from training.recipes import RECIPES
 
 # Sources come from a file that its owner edits, so their names are kept in the Dagster instance.
 SOURCES = dg.DynamicPartitionsDefinition(name="source")

@@ -19,7 +19,7 @@ from storage.lineage import Artifact, Ledger, Work
 from storage.objects import sha256_folder
 from storage.rows import pictures_by_sha256
 from storage.tables import empty
-from training.config import RECIPES
+from training.recipes import RECIPES
 
 REPORT = "report/index.html"
 LOOK: dict[str, Any] = {

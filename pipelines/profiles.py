@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from assets.resources import Profile
-from training.config import RECIPES, STAGES, TEXT, ConfigError, problems_of, real, whole
+from training.config import STAGES, TEXT, ConfigError, problems_of, real, whole
+from training.recipes import RECIPES
 
 FOLDER = Path(__file__).parent / "profiles"
 # Settings that differ between a profile's runs of a stage, and are therefore not the profile's to set.

@@ -35,7 +35,8 @@ from storage.catalog import CatalogError
 from storage.lineage import Ledger, LineageError
 from storage.objects import StoreError
 from storage.settings import Settings, SettingsError
-from training.config import RECIPES, ConfigError
+from training.config import ConfigError
+from training.recipes import RECIPES
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

@@ -13,6 +13,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from training.recipes import RECIPES
+
 SALIENCY_METHODS = (
     *("cot_rollout", "direct", "thought_sum", "raw_attention", "attention_rollout", "grad_attention", "tam"),
     *("cot_rollout_positive", "cot_rollout_normalised", "cot_rollout_late", "cot_rollout_confident"),
@@ -92,48 +94,6 @@ def _is_module_name(value: Any) -> bool:
 def setting(default: Any, allowed: Allowed) -> Any:
     """A dataclass field with its default (MISSING: must be given) and what is allowed."""
     return field(default=default, metadata={"allowed": allowed})
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A named set of rewards: the total is the weighted sum of the components in `rewards`.
-
-    loss_weight: of the map as a loss on right completions (`training/map_loss.py`); 0: the map is no loss.
-    """
-
-    name: str
-    rewards: tuple[str, ...]
-    weights: tuple[float, ...]
-    description: str
-    loss_weight: float = 0.0
-
-    @property
-    def n_signals(self) -> int:
-        """How many things the recipe trains on: the fewer, the simpler."""
-        return len(self.rewards) + (self.loss_weight > 0)
-
-
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            "accuracy", ("format", "accuracy"), (1.0, 1.0), "format and accuracy; the map is not rewarded"
-        ),
-        Recipe(
-            "saliency_r1",
-            ("format", "accuracy", "saliency"),
-            (1.0, 1.0, 1.0),
-            "the paper's recipe: format, accuracy and the share of the map inside the evidence boxes",
-        ),
-        Recipe(
-            "saliency_loss",
-            ("format", "accuracy"),
-            (1.0, 1.0),
-            "format and accuracy as rewards; the signed map of right completions, evidence against the rest, as a loss",
-            loss_weight=1.0,
-        ),
-    )
-}
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from storage.rows import Row, rows_from_paths
 from storage.tables import encode_table, from_rows
 from training.arguments import fresh_folder, load_for, lora_config, shared_arguments
 from training.checkpoints import CHECKPOINTS, MarkComplete, latest_checkpoint, steps_of, train_from
-from training.config import RECIPES, GrpoSettings, StageConfig
+from training.config import GrpoSettings, StageConfig
 from training.dataset import grpo_dataset
 from training.policy import Policy, save_policy
 from training.progress import COMPLETIONS, JsonLines, Progress, first_and_last, step_rows
+from training.recipes import RECIPES
 from training.stage import StageError, run_stage, write_result
 from training.trainer import MapSettings, SaliencyGRPOTrainer
 

@@ -22,11 +22,11 @@ from trl import GRPOTrainer, SFTTrainer
 
 from training.answers import CORRECT_FROM
 from training.checkpoints import RestoresEveryWeight
-from training.config import Recipe
 from training.map_loss import contrast
 from training.overlap import coverage_in_region
 from training.policy import Policy
 from training.progress import UNSCORABLE
+from training.recipes import Recipe
 from training.rewards import REWARD_FUNCTIONS
 from training.saliency import SaliencyMap, record_maps
 from training.stage import StageError

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from assets import checks, checks_data, checks_evidence, product
-from assets.resources import Profile
 from ops.sources import Source
 from storage.lineage import Ledger, Work
 from storage.objects import Store
@@ -395,8 +394,3 @@ def test_the_policy_has_safe_weights_and_takes_every_picture(tmp_path: Path) -> 
     assert check("safe", 3, 64).passed
     assert said(check("unseen", 0, 0)) == "it was held against no picture"
     assert said(check("large", 3, 65)) == "a picture becomes 65 image tokens, 64 are allowed"
-
-
-def test_policies_are_in_the_order_in_which_they_come_to_be() -> None:
-    profile = Profile("t", "", 0, "embedded", ("accuracy",), {}, {}, 100)
-    assert profile.policies == ("base", "cold_start", "accuracy")

@@ -4,7 +4,7 @@ import pytest
 from assets.code import code_of
 from assets.evidence import RECIPE_TO_POLICY
 from assets.partitions import POLICIES
-from training.config import RECIPES
+from training.recipes import RECIPES
 
 
 def test_the_modules_reached_by_import_are_part_of_the_work() -> None:

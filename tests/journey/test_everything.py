@@ -18,7 +18,7 @@ from storage.catalog import query
 from storage.lineage import Ledger, unbroken
 from storage.objects import Store
 from storage.settings import Settings
-from training.config import RECIPES
+from training.recipes import RECIPES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # minutes; more where others use the machine
 

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from assets.resources import Profile
 from pipelines.profiles import load_profile, profile_names, read_profile
-from training.config import RECIPES, STAGES, ConfigError
+from training.config import STAGES, ConfigError
+from training.recipes import RECIPES
 
 MINIMAL = {"description": "for a test"}
 
@@ -95,3 +97,8 @@ def test_a_file_that_is_no_profile(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"profile .*mine\.yaml: "):
         load_profile(str(path))
+
+
+def test_policies_are_in_the_order_in_which_they_come_to_be() -> None:
+    profile = Profile("t", "", 0, "embedded", ("accuracy",), {}, {}, 100)
+    assert profile.policies == ("base", "cold_start", "accuracy")

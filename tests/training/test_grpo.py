@@ -20,9 +20,9 @@ from tests.training.small_run import (
 )
 from training import grpo
 from training.checkpoints import CHECKPOINTS, is_complete, latest_checkpoint, mark_complete, steps_of
-from training.config import RECIPES
 from training.policy import load_policy
 from training.progress import COMPLETIONS, METRICS, JsonLines, read_json_lines, step_rows
+from training.recipes import RECIPES
 from training.stage import RESULT
 
 SETTINGS = {
