@@ -272,7 +272,8 @@ _PREDICTIONS = pa.schema(
             _F64,
             "the same while only the strongest cells are kept, more and more of them; higher is better",
         ),
-        _maybe("random_auc", _F64, "the same for a random order of the cells: chance for both"),
+        _maybe("random_deletion_auc", _F64, "deletion_auc of a random order of the cells: its chance"),
+        _maybe("random_insertion_auc", _F64, "insertion_auc of the same random order: its chance"),
         _maybe(
             "correct_evidence_masked",
             _BOOL,

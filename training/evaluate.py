@@ -104,7 +104,7 @@ def evaluate_batch(
         [rows[i] for i in chosen],
         [pictures[i] for i in chosen],
         [said[i] for i in chosen],
-        [maps[i].values for i in chosen],
+        [maps[i] for i in chosen],
         system_prompt,
         settings,
     )

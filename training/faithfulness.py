@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from ops.faithfulness import FRACTIONS, RANDOM, area_under
@@ -24,8 +23,10 @@ from storage.rows import Row
 from training.answers import CORRECT_FROM, answer_ids, points_of, text_of
 from training.config import EvaluateSettings
 from training.conversation import parse
+from training.layout import Layout
 from training.masking import Mask, Order, elsewhere, evidence_cells, filled, order_of, random_order, top_cells
 from training.policy import Policy
+from training.saliency import SaliencyMap
 from training.spans import Spans, spans
 from training.teacher_forcing import teacher_forced
 
@@ -39,6 +40,7 @@ class Said:
     ids: Sequence[int]
     spans: Spans
     grid_hw: tuple[int, int]
+    region: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def log_probabilities(
     for start in range(0, len(asked), batch_size):
         part = asked[start : start + batch_size]
         inputs, begins = teacher_forced(
-            policy, [(filled(s.picture, mask), s.question, s.ids) for s, mask in part], system_prompt
+            policy,
+            [(filled(s.picture, mask, s.region), s.question, s.ids) for s, mask in part],
+            system_prompt,
         )
         n_said = inputs["input_ids"].shape[1] - begins
         with torch.no_grad():
@@ -138,7 +142,7 @@ def intervened(
     rows: Sequence[Row],
     pictures: Sequence[Image.Image],
     said: Sequence[Sequence[int]],
-    maps: Sequence[NDArray[np.floating] | None],
+    maps: Sequence[SaliencyMap],
     system_prompt: str,
     settings: EvaluateSettings,
 ) -> list[dict[str, Any]]:
@@ -151,9 +155,10 @@ def intervened(
     columns = masked_answers(policy, rows, pictures, system_prompt, settings)
     asked: dict[int, Said] = {}
     orders = []
-    for i, values in enumerate(maps):
+    for i, found_map in enumerate(maps):
+        values = found_map.values
         if values is not None and parse(text_of(policy, said[i])).format_valid:
-            asked[i] = said_of(policy, rows[i], pictures[i], said[i], values.shape)
+            asked[i] = said_of(policy, rows[i], pictures[i], said[i], found_map)
             name = rows[i].example_id
             orders.append({"map": order_of(values, name), RANDOM: random_order(values.size, name)})
     found = curves_of(policy, list(asked.values()), orders, system_prompt, settings.batch_size)
@@ -161,17 +166,18 @@ def intervened(
         columns[i] |= {
             "deletion_auc": area_under(curves["map"].deletion.answer),
             "insertion_auc": area_under(curves["map"].insertion.answer),
-            "random_auc": area_under(curves[RANDOM].deletion.answer),
+            "random_deletion_auc": area_under(curves[RANDOM].deletion.answer),
+            "random_insertion_auc": area_under(curves[RANDOM].insertion.answer),
         }
     return columns
 
 
-def said_of(policy: Policy, row: Row, image: Image.Image, ids: Sequence[int], grid_hw: Sequence[int]) -> Said:
-    """A completion with its spans, ready to be looked at again. Raises ValueError where it has no answer."""
+def said_of(policy: Policy, row: Row, image: Image.Image, ids: Sequence[int], explained: SaliencyMap) -> Said:
+    """A completion with its spans and its map's grid. Raises ValueError where it has no answer or no grid."""
     found = spans(policy.tokenizer, ids, thought_needed=False)
-    if isinstance(found, str):
+    if isinstance(found, str) or explained.grid_hw is None:
         raise ValueError(f"example {row.example_id}: {found}; wanted a completion that has a map")
-    return Said(image, row.question, ids, found, (grid_hw[0], grid_hw[1]))
+    return Said(image, row.question, ids, found, explained.grid_hw, explained.region)
 
 
 def masked_answers(
@@ -187,14 +193,14 @@ def masked_answers(
     """
     columns: list[dict[str, Any]] = []
     asked: list[tuple[int, str, Image.Image]] = []
-    for i, grid_hw in enumerate(grids(policy, pictures)):
-        row, image = rows[i], pictures[i]
-        evidence = evidence_cells(row.boxes, image.size, grid_hw)
+    for i, layout in enumerate(layouts(policy, pictures)):
+        row, image, region = rows[i], pictures[i], layout.region
+        evidence = evidence_cells(row.boxes, image.size, layout.grid_hw, region)
         beside = elsewhere(evidence, row.example_id)
         columns.append({"unmasked_reason": beside if isinstance(beside, str) else None})
         if not isinstance(beside, str):
-            asked.append((i, "correct_evidence_masked", filled(image, evidence)))
-            asked.append((i, "correct_elsewhere_masked", filled(image, beside)))
+            asked.append((i, "correct_evidence_masked", filled(image, evidence, region)))
+            asked.append((i, "correct_elsewhere_masked", filled(image, beside, region)))
     for start in range(0, len(asked), settings.batch_size):
         part = asked[start : start + settings.batch_size]
         of = [rows[i] for i, _, _ in part]
@@ -217,10 +223,8 @@ def curve_record(curves: Curves) -> dict[str, dict[str, list[float]]]:
     }
 
 
-def grids(policy: Policy, pictures: Sequence[Image.Image]) -> list[tuple[int, int]]:
-    """Rows and columns of the token grid that each picture becomes."""
+def layouts(policy: Policy, pictures: Sequence[Image.Image]) -> list[Layout]:
+    """The token grid that each picture becomes, and the part of the picture that it spans."""
     inputs, _ = teacher_forced(policy, [(picture, "?", [0]) for picture in pictures], "")
-    layouts = [policy.layout(inputs, i, picture.size) for i, picture in enumerate(pictures)]
-    return [
-        layout.grid_hw for layout in layouts if layout is not None
-    ]  # nothing was cut: these have no length limit
+    found = [policy.layout(inputs, i, picture.size) for i, picture in enumerate(pictures)]
+    return [layout for layout in found if layout is not None]  # nothing was cut: these have no length limit

@@ -296,7 +296,8 @@ def _curves(
         values = {kind: found for kind, of in maps.items() if (found := of[i].values) is not None}
         if values:
             first = next(iter(values.values()))
-            said[i] = said_of(policy, row, examples[i][0], examples[i][2], first.shape)
+            whose = next(of[i] for of in maps.values() if of[i].values is not None)
+            said[i] = said_of(policy, row, examples[i][0], examples[i][2], whose)
             orders[i] = {kind: order_of(each, row.example_id) for kind, each in values.items()}
             orders[i][RANDOM] = random_order(first.size, row.example_id)
     looked = curves_of(policy, list(said.values()), list(orders.values()), prompt, batch_size)

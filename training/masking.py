@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.overlap import BoxXyxy, coverage
+from training.layout import WHOLE
+from training.overlap import BoxXyxy, coverage_in_region
 
 Mask = NDArray[np.bool_]
 Order = NDArray[np.int64]
+Region = tuple[float, float, float, float]
 
 
 def generator_of(name: str) -> np.random.Generator:
@@ -50,27 +52,42 @@ def top_cells(order: Order, grid_hw: tuple[int, int], fraction: float) -> Mask:
     return mask.reshape(grid_hw)
 
 
-def pixel_mask(cells: Mask, image_wh: tuple[int, int]) -> Mask:
-    """Pixels [height, width] whose centre lies in a chosen cell of the grid that spans the picture evenly."""
-    (grid_h, grid_w), (width, height) = cells.shape, image_wh
-    row = ((2 * np.arange(height) + 1) * grid_h) // (2 * height)  # whole numbers: no rounding at cell edges
-    column = ((2 * np.arange(width) + 1) * grid_w) // (2 * width)
-    return np.asarray(cells[row[:, None], column[None, :]], dtype=bool)
+def pixel_mask(cells: Mask, image_wh: tuple[int, int], region: Region = WHOLE) -> Mask:
+    """Pixels [height, width] whose centre lies in a chosen cell of the grid that spans `region` (x1, y1, x2, y2 as
+    shares of the picture) evenly; pixels outside the region lie in no cell."""
+    framed = np.pad(cells, 1)  # a cell of nothing all round
+    row = _cell_of_pixel(image_wh[1], cells.shape[0], region[1], region[3])
+    column = _cell_of_pixel(image_wh[0], cells.shape[1], region[0], region[2])
+    return np.asarray(framed[row[:, None] + 1, column[None, :] + 1], dtype=bool)
 
 
-def filled(picture: Image.Image, cells: Mask) -> Image.Image:
-    """An RGB picture with the chosen cells in its mean colour."""
+def _cell_of_pixel(n_pixels: int, n_cells: int, start: float, stop: float) -> NDArray[np.int64]:
+    """The cell that holds each pixel's centre along one axis, -1 before the first and n_cells after the last."""
+    if (start, stop) == (0.0, 1.0):
+        return ((2 * np.arange(n_pixels) + 1) * n_cells) // (
+            2 * n_pixels
+        )  # whole numbers: no rounding at edges
+    centre = (np.arange(n_pixels) + 0.5) / n_pixels
+    cell = np.floor((centre - start) / (stop - start) * n_cells)
+    return np.clip(cell, -1, n_cells).astype(np.int64)
+
+
+def filled(picture: Image.Image, cells: Mask, region: Region = WHOLE) -> Image.Image:
+    """An RGB picture with the chosen cells of the grid over `region` in its mean colour."""
     pixels = np.array(picture.convert("RGB"))
     mean = np.floor(pixels.reshape(-1, 3).mean(axis=0) + 0.5).astype(np.uint8)
-    pixels[pixel_mask(cells, picture.size)] = mean
+    pixels[pixel_mask(cells, picture.size, region)] = mean
     return Image.fromarray(pixels)
 
 
 def evidence_cells(
-    boxes_xyxy_px: Sequence[BoxXyxy], image_wh: tuple[float, float], grid_hw: tuple[int, int]
+    boxes_xyxy_px: Sequence[BoxXyxy],
+    image_wh: tuple[float, float],
+    grid_hw: tuple[int, int],
+    region: Region = WHOLE,
 ) -> Mask:
-    """Cells that the evidence boxes touch, if only by a corner."""
-    return np.asarray(coverage(boxes_xyxy_px, image_wh, grid_hw) > 1e-9, dtype=bool)
+    """Cells of the grid over `region` that the evidence boxes touch, if only by a corner."""
+    return np.asarray(coverage_in_region(boxes_xyxy_px, image_wh, grid_hw, region) > 1e-9, dtype=bool)
 
 
 def elsewhere(evidence: Mask, name: str) -> Mask | str:

@@ -42,6 +42,10 @@ class ScorableMap(Protocol):
         """float32 [grid_h, grid_w], not negative, or None."""
 
     @property
+    def region(self) -> tuple[float, float, float, float]:
+        """The part of the picture that the grid spans: x1, y1, x2, y2 as shares of its width and height."""
+
+    @property
     def reason(self) -> str | None:
         """Why there are no values, from storage.schema.UNSCORABLE."""
 
@@ -161,14 +165,15 @@ def map_mass(
     """Share of the map inside the union of the boxes, or None and the reason from storage.schema.UNSCORABLE.
 
     boxes: [n, 4] x1, y1, x2, y2 in pixels of the picture as stored; image_wh: that picture's (width, height).
-    The map lies on the token grid of the picture as the processor resized it: boxes scale with the picture,
-    so no resampling is needed. As in the paper, a completion of invalid format has no saliency reward.
+    The map lies on the token grid of the picture as the processor resized it: boxes scale with the picture, so no
+    resampling is needed; where a processor crops, boxes are held against what is left. As in the paper, a
+    completion of invalid format has no saliency reward.
     """
     if saliency.values is None:
         return None, saliency.reason
     if not parse(completion).format_valid:
         return None, "format_invalid"
-    overlap = mass_in_boxes(saliency.values, boxes, (image_wh[0], image_wh[1]))
+    overlap = mass_in_boxes(saliency.values, boxes, (image_wh[0], image_wh[1]), saliency.region)
     return (None, overlap.reason) if overlap.reason else (overlap.mass, None)
 
 

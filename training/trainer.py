@@ -98,6 +98,7 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
         self._signed: list[Tensor | None] | None = None
         self._located: list[Located] = []
         self._right: list[_Right] = []
+        self._sizes_wh: list[tuple[int, int]] = []
         self._contrasts: list[float] = []
         super().__init__(
             model=policy.model,
@@ -114,6 +115,7 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._recorder_armed = self.records_maps
         self._round_maps = None
+        self._sizes_wh = [tuple(row["image_wh"]) for row in inputs]
         try:
             with self._old_policy_pass():
                 output: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -139,9 +141,9 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         if not self.recipe.loss_weight or not model.training:
             return cast(Tensor, super()._compute_loss(model, inputs))
-        self._signed = None
-        loss = super()._compute_loss(model, inputs)
         judged = [self._right[i] for i in inputs["completion_index"].tolist()]
+        self._signed, self._sizes_wh = None, [each.image_wh for each in judged]
+        loss = super()._compute_loss(model, inputs)
         lacking = [
             each for each in map(self._lacking, judged, self._signed or [], self._located) if each is not None
         ]
@@ -199,6 +201,7 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
             input_ids.shape[1] - logits_to_keep,
             method=self.maps.method,
             rows=self.maps.rows,
+            image_sizes_wh=self._sizes_wh,
             differentiable=lost,
         ) as recorder:
             result = super()._get_per_token_logps_and_entropies(*passed, **kwargs)

@@ -220,8 +220,10 @@ def _answer(
             "correct_elsewhere_masked": correct and bool(rng.random() < 0.9),
         }
         if reason is None:
-            names = ("deletion_auc", "insertion_auc", "random_auc")
-            prediction |= {k: -float(rng.gamma(4, m)) for k, m in zip(names, (0.6, 0.2, 0.4), strict=True)}
+            names = ("deletion_auc", "insertion_auc", "random_deletion_auc", "random_insertion_auc")
+            prediction |= {
+                k: -float(rng.gamma(4, m)) for k, m in zip(names, (0.6, 0.2, 0.4, 0.4), strict=True)
+            }
     if reason is None:
         values, measures = _map(rng, coin[2], boxes, size_wh)
         map_id = hashlib.sha256(f"{policy}{example['example_id']}".encode()).hexdigest()[:24]

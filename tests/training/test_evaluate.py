@@ -14,11 +14,12 @@ from tests.training.small_run import SAID, run_from_file, save_speaking_policy, 
 from training import evaluate
 from training.conversation import messages
 from training.dataset import picture
-from training.faithfulness import curves_of, grids, log_probabilities, said_of
+from training.faithfulness import curves_of, layouts, log_probabilities, said_of
 from training.masking import filled, random_order
 from training.overlap import score
 from training.policy import load_policy, save_policy
 from training.progress import read_json_lines
+from training.saliency import SaliencyMap
 
 # small_run: 12 examples, the last two in val; even ones are red, odd ones blue, and the policy says "red"
 
@@ -228,7 +229,7 @@ def test_masked_pictures_are_measured_for_the_sample_and_nobody_else(desk, finis
     _, plain, _ = finished
     _, predictions, _ = run(desk, "masked", faithfulness_rows=4)
     rows = predictions.to_pylist()
-    columns = ("deletion_auc", "insertion_auc", "random_auc")
+    columns = ("deletion_auc", "insertion_auc", "random_deletion_auc", "random_insertion_auc")
     answers = ("correct_evidence_masked", "correct_elsewhere_masked")
     chosen = evaluate.sample_of(rows_from_paths(desk[1], "train")[::-1], 4)
     assert len(chosen) == 4
@@ -251,9 +252,11 @@ def test_a_log_probability_is_that_of_a_pass_made_by_hand(desk):
     policy, row = load_policy(desk[2]), rows_from_paths(desk[1], "train")[0]
     ids = [*policy.tokenizer(SAID)["input_ids"], policy.tokenizer.eos_token_id]
     image = picture(row)
-    grid_hw = grids(policy, [image])[0]
-    said = said_of(policy, row, image, ids, grid_hw)
-    mask = np.zeros(grid_hw, dtype=bool)
+    (layout,) = layouts(policy, [image])
+    said = said_of(
+        policy, row, image, ids, SaliencyMap(None, None, layout.grid_hw, image.size, "tam", "state")
+    )
+    mask = np.zeros(layout.grid_hw, dtype=bool)
     mask[0, 1:] = True
     asked = [(said, ~mask), (said, mask)]
     (_, (answer, completion)) = log_probabilities(policy, asked, "Look.", 2)

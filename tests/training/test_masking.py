@@ -75,3 +75,13 @@ def test_every_pixel_is_in_exactly_one_cell(width):
     cells = np.arange(15).reshape(3, 5)
     together = sum(pixel_mask(cells == i, (width, 17)).astype(int) for i in range(15))
     assert (together == 1).all()
+
+
+def test_a_region_of_the_picture_is_filled_and_no_more():
+    """A grid of 1 x 2 over x 2 to 6 of 8 px: its second cell is x 4 to 6; pixels outside are in no cell. Boxes are held
+    against the same grid: one over x 0 to 3 touches the first cell alone."""
+    region = (0.25, 0.0, 0.75, 1.0)
+    chosen = pixel_mask(np.array([[False, True]]), (8, 3), region)
+    assert chosen.shape == (3, 8)
+    assert chosen[0].tolist() == [False, False, False, False, True, True, False, False]
+    assert evidence_cells([(0.0, 0.0, 3.0, 3.0)], (8, 3), (1, 2), region).tolist() == [[True, False]]

@@ -18,6 +18,7 @@ from training.rewards import (
 class Map:
     values: np.ndarray | None
     reason: str | None = None
+    region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
 def said(text):
@@ -124,6 +125,14 @@ def test_mass_of_a_map_by_hand():
     mass, reason = map_mass(Map(VALUES), [BOX], WH, THOUGHT + "red")
     assert mass == pytest.approx(0.8)
     assert reason is None
+
+
+def test_a_map_of_a_crop_is_held_against_the_boxes_in_it():
+    """The grid spans the middle half, x 10 to 30: columns of 10 px. The box covers half of the first and all of the
+    second: (1 + 3) / 2 + (2 + 4) of 10. Over the whole picture it would be 0.4."""
+    crop = Map(np.array([[1, 2], [3, 4]], dtype=np.float32), region=(0.25, 0.0, 0.75, 1.0))
+    assert map_mass(crop, [BOX], WH, THOUGHT + "red")[0] == pytest.approx(0.8)
+    assert map_mass(crop, [[0.0, 0.0, 5.0, 20.0]], WH, THOUGHT + "red") == (None, "evidence_not_seen")
 
 
 def test_several_boxes_count_as_their_union():
