@@ -53,6 +53,14 @@ class _Right(NamedTuple):
     image_wh: tuple[int, int]
 
 
+def _contrast_of(judged: _Right, signed: Tensor | None, located: Located) -> Tensor | str:
+    """The contrast of a completion's signed map, or why it has none."""
+    if signed is None or located.layout is None:
+        return str(located.reason)
+    layout = located.layout
+    return contrast(signed, coverage_in_region(judged.boxes, judged.image_wh, layout.grid_hw, layout.region))
+
+
 class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
     """GRPO whose rewards may read a saliency map of each completion, without a forward pass of its own.
 
@@ -130,7 +138,7 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
                 )  # shuffled and split as all the rest is
         return output
 
-    def _judged(self, inputs: list[dict[str, Any]]) -> list["_Right"]:
+    def _judged(self, inputs: list[dict[str, Any]]) -> list[_Right]:
         """Which completions of the round are right, and where their evidence is."""
         points = self._round["rewards"][:, self.recipe.rewards.index("accuracy")].tolist()
         return [
@@ -144,27 +152,18 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
         judged = [self._right[i] for i in inputs["completion_index"].tolist()]
         self._signed, self._sizes_wh = None, [each.image_wh for each in judged]
         loss = super()._compute_loss(model, inputs)
-        lacking = [
-            each for each in map(self._lacking, judged, self._signed or [], self._located) if each is not None
-        ]
+        if self._signed is None:
+            raise StageError("the loss made no pass with gradients: no map was recorded to add to it")
+        passed = zip(judged, self._signed, self._located, strict=True)
+        found = [_contrast_of(each, signed, located) for each, signed, located in passed if each.right]
+        told = gather_object([each.item() if isinstance(each, Tensor) else each for each in found])
+        self._contrasts += [each for each in told if isinstance(each, float)]
+        self._unscorable.update(each for each in told if isinstance(each, str))
+        lacking = [1 - each for each in found if isinstance(each, Tensor)]
         if not lacking:
             return cast(Tensor, loss)
         share = self.recipe.loss_weight / len(judged) / self.current_gradient_accumulation_steps
         return cast(Tensor, loss + share * torch.stack(lacking).sum())
-
-    def _lacking(self, judged: "_Right", signed: Tensor | None, located: Located) -> Tensor | None:
-        """1 - contrast of a right completion's map; None, and counted, where it has none."""
-        if not judged.right:
-            return None
-        found: Tensor | str | None = located.reason
-        if signed is not None and located.layout is not None:
-            on_grid = (located.layout.grid_hw, located.layout.region)
-            found = contrast(signed, coverage_in_region(judged.boxes, judged.image_wh, *on_grid))
-        if isinstance(found, Tensor):
-            self._contrasts.append(found.item())
-            return 1 - found
-        self._unscorable[str(found)] += 1
-        return None
 
     @contextmanager
     def _old_policy_pass(self) -> Iterator[None]:
