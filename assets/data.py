@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets import checks_data as checks
-from assets.code import code_of
 from assets.handles import offer, once
 from assets.metadata import pictures, table_spec
 from assets.partitions import SOURCES
@@ -18,6 +17,7 @@ from ops.normalise import NothingLeft, normalise
 from ops.sources import Source
 from ops.split import assign
 from storage.catalog import build, current_artifacts, questions
+from storage.code import code_of
 from storage.lineage import Artifact, Ledger, LineageError, Work
 
 THUMBNAIL_BYTES = 30_000

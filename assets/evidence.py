@@ -6,7 +6,6 @@ import dagster as dg
 import pyarrow as pa
 
 from assets import checks_evidence as checks
-from assets.code import code_of
 from assets.handles import offer, once, rows_behind, table_paths
 from assets.metadata import table_spec
 from assets.partitions import POLICIES
@@ -14,6 +13,7 @@ from assets.policies import observer
 from assets.resources import Launch, Profile
 from ops.comparison import compare
 from storage.artifacts import policy_id
+from storage.code import code_of
 from storage.lineage import Artifact, Ledger, LineageError, Work
 from training.recipes import RECIPES
 

@@ -9,11 +9,11 @@ from typing import Any
 import dagster as dg
 
 from assets import checks
-from assets.code import code_of
 from assets.handles import offer, once, rows_behind, table_paths
 from assets.partitions import RECIPE_NAMES
 from assets.resources import Launch, Profile
 from storage.artifacts import policy_id
+from storage.code import code_of
 from storage.lineage import Artifact, Ledger, Work
 from storage.objects import sha256_folder
 from training.config import local_folder_of

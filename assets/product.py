@@ -7,7 +7,6 @@ from typing import Any
 import dagster as dg
 
 from assets import checks_evidence as checks
-from assets.code import code_of
 from assets.evidence import answers_of, current_policy, current_splits, together
 from assets.handles import offer, once, rows_behind
 from assets.resources import Profile
@@ -15,6 +14,7 @@ from ops.champion import decide
 from ops.gallery import pictures_needed
 from ops.report import TEMPLATES, ReportInputs, render
 from storage.chain import Records
+from storage.code import code_of
 from storage.lineage import Artifact, Ledger, Work
 from storage.objects import sha256_folder
 from storage.rows import pictures_by_sha256

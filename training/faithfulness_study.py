@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ops.faithfulness import RANDOM, markdown, summarise
 from storage.artifacts import policy_id
 from storage.catalog import CatalogError, build
+from storage.code import code_of
 from storage.lineage import Artifact, Ledger, LineageError, Work
 from storage.objects import Store, StoreError, sha256_folder
 from storage.rows import Row, RowsError, rows_of_split
@@ -39,14 +40,6 @@ from training.stage import write_atomically
 
 PREFERRED = ("saliency_r1", "cold_start", "embedded")
 MAIN = ("cot_rollout:predictor", "cot_rollout:state")
-_CODE = ("training.faithfulness_study", "training.faithfulness", "training.masking", "training.randomised")
-_CODE_OF_MAPS = (
-    "training.saliency",
-    "training.methods",
-    "training.capture",
-    "training.projection",
-    "training.teacher_forcing",
-)
 PER_PART = 16
 """Examples that are finished, and kept, together: what an interrupted run loses at most."""
 Record = dict[str, Any]
@@ -138,7 +131,7 @@ def study(ledger: Ledger, chosen: argparse.Namespace) -> Any:
         config=config,
         parents=parents,
         seed=chosen.seed,
-        code=_CODE + _CODE_OF_MAPS,
+        code=code_of("training.faithfulness_study"),
         outputs=("faithfulness",),
     )
     found = ledger.find(work)

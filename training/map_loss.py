@@ -22,8 +22,12 @@ def contrast(signed: Tensor, covered: NDArray[np.float64]) -> Tensor | str:
         contrast = (mean_c S - mean_(1-c) S) / (mean_c |S| + mean_(1-c) |S|)
 
     Means, not sums: a large box is not paid for its area, a uniform map has 0. The ratio does not change when the whole
-    map grows, so growing it earns nothing. Reasons: `no_boxes`, `box_covers_everything`, `zero_map`.
+    map grows, so growing it earns nothing. It is also 1 where the evidence is nothing and all else negative: whoever
+    counts maps asks `has_map`. Reasons: `no_boxes`, `box_covers_everything`, `zero_map` (zero everywhere). Raises
+    FloatingPointError for a map that is not finite.
     """
+    if not bool(signed.isfinite().all()):
+        raise FloatingPointError("a map in the loss is not finite, so the policy's weights are not")
     share = float(covered.mean())
     if share <= 0:
         return "no_boxes"
@@ -37,3 +41,8 @@ def contrast(signed: Tensor, covered: NDArray[np.float64]) -> Tensor | str:
         return "zero_map"
     difference = (signed * (weighed[0] - weighed[1])).sum()
     return difference / size
+
+
+def has_map(signed: Tensor) -> bool:
+    """Whether anything is left after relu: where nothing is positive, the map that people see is dead."""
+    return bool((signed > 0).any())

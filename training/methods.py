@@ -205,8 +205,7 @@ class _AttentionRollout:
         batch, _, length, _ = layer.seen.query.shape
         if self._carried is None:
             kind = torch.promote_types(layer.seen.query.dtype, torch.float32)
-            eye = torch.eye(length, dtype=kind, device=layer.seen.query.device)
-            self._carried = eye[self._at.image_keys].transpose(1, 2)
+            self._carried = nn.functional.one_hot(self._at.image_keys, length).to(kind).transpose(1, 2)
         moved = []
         for start in range(0, length, ROLLOUT_ROWS):
             rows = torch.arange(start, min(start + ROLLOUT_ROWS, length), device=self._carried.device)

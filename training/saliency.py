@@ -308,9 +308,18 @@ def explain_batch(
             without_dropout(policy.model),
             record_maps(policy, inputs, completion_start, method, rows, sizes) as recorder,
         ):
-            policy.model(**inputs, use_cache=False, logits_to_keep=1)
-        found += [dataclasses.replace(m, inputs=inputs) for m in recorder.maps()]
+            given = _without_emitted(policy, inputs, completion_start)
+            policy.model(**given, use_cache=False, logits_to_keep=1)
+        found += [dataclasses.replace(m, inputs=given) for m in recorder.maps()]
     return found
+
+
+def _without_emitted(policy: Policy, inputs: dict[str, Any], completion_start: int) -> dict[str, Any]:
+    """The batch with other tokens in the place of image tokens that a completion holds: no picture stands behind them,
+    so no model takes them, and their sample has a reason and no map."""
+    emitted = inputs["input_ids"] == policy.family.image_token_id(policy.model)
+    emitted[:, :completion_start] = False
+    return {**inputs, "input_ids": inputs["input_ids"].masked_fill(emitted, policy.tokenizer.eos_token_id)}
 
 
 def _padded(lists: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:

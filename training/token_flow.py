@@ -16,6 +16,7 @@ from torch import Tensor
 
 from training.capture import capture
 from training.conversation import SYSTEM_PROMPT
+from training.layout import WHOLE
 from training.methods import METHODS, THOUGHTS_USED
 from training.policy import Policy
 from training.projection import without_dropout
@@ -27,7 +28,8 @@ from training.teacher_forcing import locate, teacher_forced
 class TokenFlow:
     """The flow of one completion, in logits, signed; or the reason why there is none.
 
-    thoughts, answers: the tokens as text, one string each. thought_maps: float32 [thoughts, grid_h, grid_w], what the
+    region: the part of the picture that the grid spans (x1, y1, x2, y2, shares). thoughts, answers: the tokens as
+    text, one string each. thought_maps: float32 [thoughts, grid_h, grid_w], what the
     picture contributed straight to each thought token (`thought_sum` before its sum). answer_maps: float32
     [answers, grid_h, grid_w], what it contributed to each answer token through the thoughts (`cot_rollout` before its
     sum). thoughts_used: float32 [answers, thoughts], what each thought token contributed straight to each answer token.
@@ -36,6 +38,7 @@ class TokenFlow:
     reason: str | None
     rows: str
     grid_hw: tuple[int, int] | None = None
+    region: tuple[float, float, float, float] = WHOLE
     thoughts: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     thought_maps: NDArray[np.float32] | None = None
@@ -57,10 +60,11 @@ def explain_tokens(
     """
     check_names("cot_rollout", rows)
     inputs, completion_start = teacher_forced(policy, [(image, question, completion)], system_prompt)
-    samples = locate(policy, inputs, completion_start, thought_needed=True)
+    samples = locate(policy, inputs, completion_start, thought_needed=True, image_sizes_wh=[image.size])
     (sample,) = samples
+    region = sample.layout.region if sample.layout else WHOLE
     if sample.reason is not None:
-        return TokenFlow(sample.reason, rows, sample.grid_hw)
+        return TokenFlow(sample.reason, rows, sample.grid_hw, region)
     wanted = (METHODS["thought_sum"], METHODS["cot_rollout"], THOUGHTS_USED)
     recorders = [MapRecorder(policy, samples, method, rows) for method in wanted]
     with ExitStack() as stack, torch.no_grad(), without_dropout(policy.model):
@@ -72,6 +76,7 @@ def explain_tokens(
         None,
         rows,
         sample.grid_hw,
+        region,
         _texts(policy, sample.ids, sample.thought),
         _texts(policy, sample.ids, sample.answer),
         thought_maps,

@@ -22,7 +22,7 @@ from trl import GRPOTrainer, SFTTrainer
 
 from training.answers import CORRECT_FROM
 from training.checkpoints import RestoresEveryWeight
-from training.map_loss import contrast
+from training.map_loss import contrast, has_map
 from training.overlap import coverage_in_region
 from training.policy import Policy
 from training.progress import UNSCORABLE
@@ -59,6 +59,14 @@ def _contrast_of(judged: _Right, signed: Tensor | None, located: Located) -> Ten
         return str(located.reason)
     layout = located.layout
     return contrast(signed, coverage_in_region(judged.boxes, judged.image_wh, layout.grid_hw, layout.region))
+
+
+def _told(found: Tensor | str, alive: bool) -> float | str:
+    """What is counted of a right completion: its contrast, or why it has no map. A map without a positive cell has a
+    contrast to learn from, and is a dead one all the same."""
+    if isinstance(found, str):
+        return found
+    return found.item() if alive else "zero_map"
 
 
 class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
@@ -156,7 +164,10 @@ class SaliencyGRPOTrainer(RestoresEveryWeight, GRPOTrainer):
             raise StageError("the loss made no pass with gradients: no map was recorded to add to it")
         passed = zip(judged, self._signed, self._located, strict=True)
         found = [_contrast_of(each, signed, located) for each, signed, located in passed if each.right]
-        told = gather_object([each.item() if isinstance(each, Tensor) else each for each in found])
+        alive = [
+            s is not None and has_map(s) for each, s in zip(judged, self._signed, strict=True) if each.right
+        ]
+        told = gather_object([_told(each, living) for each, living in zip(found, alive, strict=True)])
         self._contrasts += [each for each in told if isinstance(each, float)]
         self._unscorable.update(each for each in told if isinstance(each, str))
         lacking = [1 - each for each in found if isinstance(each, Tensor)]

@@ -1,9 +1,9 @@
 import dagster as dg
 import pytest
 
-from assets.code import code_of
 from assets.evidence import RECIPE_TO_POLICY
 from assets.partitions import POLICIES
+from storage.code import code_of
 from training.recipes import RECIPES
 
 

@@ -1,7 +1,7 @@
 """What the engine makes is small: nothing of heads x length x length, nothing of answer x image x vocabulary.
 
 By number of elements and not by shape alone, so that a flattened, transposed or stacked tensor counts as well, and
-over every method and row convention. Tensors of the pass itself (no capture) are taken off.
+over every method but two and every row convention. Tensors of the pass itself (no capture) are taken off.
 """
 
 import numpy as np
@@ -14,6 +14,9 @@ from tests.parity.models import random_policy, words
 from training.conversation import SYSTEM_PROMPT
 from training.saliency import METHODS, ROWS, record_maps
 from training.teacher_forcing import teacher_forced
+
+LARGER = ("attention_rollout", "grad_attention")
+"""The two that cannot be this small: rollout needs every row (64 of them at once), the other keeps the pass's graph."""
 
 N_HEADS, N_IMAGE, N_THOUGHT, N_ANSWER = 6, 40, 4, 2
 
@@ -65,9 +68,8 @@ def too_large(shapes, length, vocabulary):
 
 
 @pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("method", ["cot_rollout", "direct", "thought_sum", "raw_attention"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in LARGER])
 def test_nothing_large_is_made(case, method, rows):
-    assert method in METHODS
     length = case[1]["input_ids"].shape[1]
     made = _made_by_the_engine(case, method, rows)
     assert any(N_IMAGE in shape for shape in made)  # the engine was seen at work

@@ -7,7 +7,7 @@ import torch
 from tests.parity.models import random_policy
 from tests.parity.test_maps import CASES, _example, _expected, _floats
 from training.conversation import SYSTEM_PROMPT
-from training.map_loss import contrast
+from training.map_loss import contrast, has_map
 from training.methods import METHODS
 from training.saliency import record_maps
 from training.teacher_forcing import teacher_forced
@@ -35,6 +35,16 @@ def test_size_of_the_map_and_area_of_the_box_earn_nothing():
     uniform = torch.full((2, 3), 2.0)
     for covered in (COVERED, 1 - COVERED):
         assert contrast(uniform, covered).item() == pytest.approx(0, abs=1e-7)
+
+
+def test_a_map_that_is_only_negative_is_dead_though_its_contrast_may_be_one():
+    signed = torch.tensor([[0.0, -1.0], [-1.0, -1.0]])
+    covered = np.array([[1.0, 0.0], [0.0, 0.0]])
+    assert contrast(signed, covered).item() == pytest.approx(1)
+    assert not has_map(signed)
+    assert has_map(signed + 1e-3)
+    with pytest.raises(FloatingPointError):
+        contrast(signed / 0, covered)
 
 
 def test_a_map_without_anything_positive_still_has_a_gradient():

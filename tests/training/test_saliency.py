@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from storage.schema import UNSCORABLE
 from tests.parity.models import random_policy, words
 from training.capture import LayerPass
+from training.config import REWARDED_METHODS, SALIENCY_METHODS
 from training.conversation import SYSTEM_PROMPT
 from training.families import FAMILIES
 from training.methods import METHODS, Layer, Places
@@ -232,6 +232,19 @@ def test_no_map_but_a_reason(policy, completion, reason):
     assert reason in UNSCORABLE
 
 
+def test_an_image_token_that_the_policy_emits_costs_its_own_map_and_no_other(policy):
+    odd = (_picture(), "it", "<think>red <|image_pad|></think>ball")
+    found = explain_batch(policy, [odd, (_picture(), "it", GOOD)])
+    assert [each.reason for each in found] == ["image_token_emitted", None]
+    alone = explain(policy, _picture(), "it", GOOD).values
+    np.testing.assert_allclose(found[1].values, alone, atol=1e-5 * alone.max())
+
+
+def test_the_settings_name_every_method():
+    assert set(SALIENCY_METHODS) == set(METHODS)
+    assert set(REWARDED_METHODS) == {name for name, each in METHODS.items() if not each.needs_backward}
+
+
 def test_a_completion_that_the_trainer_blanked_is_truncated(policy):
     """GRPO can mask a truncated completion; its tokens are still there, another sample's length long."""
     inputs, start = teacher_forced(policy, [(_picture(), "it", GOOD)], SYSTEM_PROMPT)
@@ -351,40 +364,6 @@ def test_pull_back_is_the_transposed_map(width):
     forwards = (covector * (linear(x) - linear.bias)).sum()
     assert forwards.item() == pytest.approx((pull_back(linear, covector, 4) * x).sum().item())
     assert wrapped.training
-
-
-class _Sizes(TorchDispatchMode):
-    """The shapes of every tensor that is made."""
-
-    def __init__(self):
-        super().__init__()
-        self.shapes = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(tensor, torch.Tensor):
-                self.shapes.add(tuple(tensor.shape))
-        return out
-
-
-def test_nothing_large_is_ever_made():
-    """No heads x length x length, no answer x image x vocabulary, in any layout."""
-    policy = random_policy(dtype=torch.float32, tie_word_embeddings=False)
-    inputs, start = teacher_forced(
-        policy, [(_picture(), "it", "<think>the red ball</think>the ball")], SYSTEM_PROMPT
-    )
-    length, vocabulary = inputs["input_ids"].shape[1], len(words())
-    with torch.no_grad(), record_maps(policy, inputs, start) as recorder, _Sizes() as sizes:
-        policy.model(**inputs, use_cache=False, logits_to_keep=1)
-    (found,) = recorder.maps()
-    n_image, n_thought, n_answer = 40, 3, 2
-    assert (len(found.thought_positions), len(found.answer_positions)) == (n_thought, n_answer)
-    assert (1, 6, n_answer, n_image) in sizes.shapes  # the recording did see the engine at work
-    assert not [s for s in sizes.shapes if s.count(length) > 1]
-    assert not [
-        s for s in sizes.shapes if vocabulary in s and int(np.prod(s)) > max(n_answer, 48) * vocabulary
-    ]
 
 
 def test_saliency_map_cannot_be_changed(policy):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.parity.family_models import family_policy
 from tests.parity.models import random_policy
 from tests.parity.plain import plain_map, plain_thoughts_used
 from tests.parity.test_maps import CASES, _example, _floats
@@ -55,3 +56,18 @@ def test_no_flow_but_a_reason(policy):
     assert (flow.reason, flow.thought_maps, flow.thoughts_used) == ("no_thought", None, None)
     with pytest.raises(ValueError, match="'key'"):
         explain_tokens(policy, picture, question, "ball", rows="key")
+
+
+@pytest.mark.parametrize("name", ["llava_clip", "internvl", "idefics3"])
+def test_crops_and_tiles_lie_on_the_grid_too(name):
+    tiled = family_policy(name, dtype=torch.float32)
+    picture, question, completion = _example(CASES[0], 0)
+    flow = explain_tokens(tiled, picture, question, completion)
+    whole = explain(tiled, picture, question, completion, method="thought_sum")
+    assert (flow.reason, flow.grid_hw, flow.region) == (None, whole.grid_hw, whole.region)
+    assert (flow.region == (0.0, 0.0, 1.0, 1.0)) == (
+        name != "llava_clip"
+    )  # CLIP's processor cuts the sides off
+    np.testing.assert_allclose(
+        flow.thought_maps.sum(axis=0).clip(min=0), whole.values, atol=1e-5 * whole.values.max()
+    )
