@@ -19,7 +19,8 @@ RULE = (
     "3. Among those left, the same again on the questions where picture and expectation disagree. "
     "4. Among those still left, the same by evidence reliance: accuracy with other places masked minus accuracy "
     "with the evidence masked. "
-    "5. Among those still left the simplest wins: fewest rewards, the cold start having none. "
+    "5. Among those still left the simplest wins: fewest training signals (rewards, or a map as loss), "
+    "the cold start having none. "
     "Clearly below means that the 95 % interval of the paired difference on the same questions, "
     "resampled by picture, lies wholly below 0. No measure of the saliency map takes part."
 )
@@ -41,7 +42,7 @@ def decide(
 ) -> dict[str, Any]:
     """The decision as a JSON-able dict: champion, runner_up, why, rule, steps with numbers, candidates.
 
-    rewards_of: candidate -> number of rewards it was trained with (cold_start: 0). Base is no candidate.
+    rewards_of: candidate -> number of rewards and losses it was trained with (cold_start: 0). Base is no candidate.
     Raises ChampionError when cold_start or every recipe is missing from predictions or from rewards_of.
     """
     by_policy = gather(predictions, examples, splits)
@@ -70,7 +71,9 @@ def decide(
         steps.append({"step": "reliance", "measure": "evidence reliance", **step_4})
     champion = left[0]  # names are in order of simplicity
     if len(left) > 1:
-        steps.append({"step": "simplest", "measure": "number of rewards", "kept": [champion], "compared": []})
+        steps.append(
+            {"step": "simplest", "measure": "number of training signals", "kept": [champion], "compared": []}
+        )
     runner_up = _runner_up(champion, left, leading, eligible, rows)
     return {
         "champion": champion,
@@ -223,7 +226,7 @@ def _why(
         nor += f" Nor does reliance on the evidence: {reliance}."
     return (
         f"Accuracy does not tell {first} from {second}: {_signed(overall)}. {nor} So the simpler wins: "
-        f"{rewards_of[champion]} rewards in training against {rewards_of[runner_up]}."
+        f"{rewards_of[champion]} training signals against {rewards_of[runner_up]}."
     )
 
 
