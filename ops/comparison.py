@@ -87,8 +87,8 @@ METRICS = (
     Metric(
         "deletion",
         "Deletion",
-        "mean change of the answer's log-probability (nats) while cells are filled with the picture's mean "
-        "colour, the map's strongest first; lower is better",
+        "mean change of the log-probability of thought and answer (nats) while cells are filled with the picture's "
+        "mean colour, the map's strongest first; lower is better",
         "the same in a random order of the cells",
         _column("deletion_auc"),
         _column("random_deletion_auc"),
@@ -98,8 +98,8 @@ METRICS = (
     Metric(
         "insertion",
         "Insertion",
-        "mean change of the answer's log-probability (nats) while only the map's strongest cells are kept, "
-        "more and more of them; higher is better",
+        "mean change of the log-probability of thought and answer (nats) while only the map's strongest cells are "
+        "kept, more and more of them; higher is better",
         "the same in a random order of the cells",
         _column("insertion_auc"),
         _column("random_insertion_auc"),

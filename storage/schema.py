@@ -264,8 +264,8 @@ _PREDICTIONS = pa.schema(
         _maybe(
             "deletion_auc",
             _F64,
-            "mean change of the answer's log-probability in nats while cells are filled, strongest first; "
-            "lower is better; null where not measured",
+            "mean change of the log-probability of thought and answer in nats while cells are filled, strongest "
+            "first; lower is better; null where not measured",
         ),
         _maybe(
             "insertion_auc",

@@ -148,7 +148,8 @@ def intervened(
 ) -> list[dict[str, Any]]:
     """Columns of predictions that come from masked pictures: answers under masks, areas under the curves.
 
-    A completion in a wrong form has no map here, as everywhere in predictions.
+    A completion in a wrong form has no map here, as everywhere in predictions. The curves are those of thought and
+    answer together: an answer is often copied from the thought that stands before it, whatever the picture shows.
     """
     if not rows:
         return []
@@ -164,10 +165,10 @@ def intervened(
     found = curves_of(policy, list(asked.values()), orders, system_prompt, settings.batch_size)
     for i, curves in zip(asked, found, strict=True):
         columns[i] |= {
-            "deletion_auc": area_under(curves["map"].deletion.answer),
-            "insertion_auc": area_under(curves["map"].insertion.answer),
-            "random_deletion_auc": area_under(curves[RANDOM].deletion.answer),
-            "random_insertion_auc": area_under(curves[RANDOM].insertion.answer),
+            "deletion_auc": area_under(curves["map"].deletion.completion),
+            "insertion_auc": area_under(curves["map"].insertion.completion),
+            "random_deletion_auc": area_under(curves[RANDOM].deletion.completion),
+            "random_insertion_auc": area_under(curves[RANDOM].insertion.completion),
         }
     return columns
 
