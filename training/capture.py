@@ -1,7 +1,7 @@
 """Looking into a forward pass: the text layers' queries, keys and values, and the final hidden state.
 
 Attaching to a model and leaving it as it was found belongs here, and so do the attention weights of single
-rows. What is made of them is `training/saliency.py`.
+rows. What is made of them is `training/methods.py`.
 """
 
 import threading

@@ -228,4 +228,9 @@ def layouts(policy: Policy, pictures: Sequence[Image.Image]) -> list[Layout]:
     """The token grid that each picture becomes, and the part of the picture that it spans."""
     inputs, _ = teacher_forced(policy, [(picture, "?", [0]) for picture in pictures], "")
     found = [policy.layout(inputs, i, picture.size) for i, picture in enumerate(pictures)]
-    return [layout for layout in found if layout is not None]  # nothing was cut: these have no length limit
+    whole = [layout for layout in found if layout is not None]
+    if len(whole) < len(found):
+        raise ValueError(
+            "a picture lost image tokens though no length limit was set; its cells cannot be told"
+        )
+    return whole

@@ -1,6 +1,6 @@
 """How a picture's tokens lie on the grid of a saliency map.
 
-Geometry only: no model, no processor. Which layout a family's inputs have is `training/families.py`.
+Geometry only: no model, no processor. Which layout a family's inputs have is `training/image_tokens.py`.
 """
 
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ def contrast(signed: Tensor, covered: NDArray[np.float64]) -> Tensor | str:
     """How much a signed map prefers the evidence: a number in [-1, 1] with its graph, or the reason why there is none.
 
     signed: [grid_h, grid_w], before relu. covered: float64 [grid_h, grid_w], the share of each cell that the evidence
-    covers (`training.overlap.coverage`). With c = covered and means weighted by c and by 1 - c,
+    covers (`training.overlap.coverage_in_region`). With c = covered and means weighted by c and by 1 - c,
 
         contrast = (mean_c S - mean_(1-c) S) / (mean_c |S| + mean_(1-c) |S|)
 

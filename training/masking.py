@@ -1,7 +1,7 @@
 """Parts of a picture filled in: which cells, in which order, and the picture that is left.
 
-Belongs here: orders of grid cells, masks on the grid and on the pixels, masks moved beside the evidence. Numpy
-and PIL only: what a policy says of a masked picture is `training/faithfulness.py`.
+Belongs here: orders of grid cells, masks on the grid and on the pixels, masks moved beside the evidence. What
+a policy says of a masked picture is `training/faithfulness.py`.
 
 The neutral fill is the picture's mean colour, so brightness and tint stay. A pixel belongs to the cell that
 holds its centre. Draws are seeded by a name (an example_id), so they are the same for every policy.

@@ -1,6 +1,6 @@
 """Going backwards through a policy's own linear maps: output projections, final norm and head.
 
-What is projected and why belongs to `training/saliency.py`.
+What is projected and why belongs to `training/methods.py`.
 """
 
 from collections.abc import Iterator
