@@ -25,6 +25,7 @@ from training.config import EvaluateSettings
 from training.conversation import parse
 from training.layout import Layout
 from training.masking import Mask, Order, elsewhere, evidence_cells, filled, order_of, random_order, top_cells
+from training.overlap import Region
 from training.policy import Policy
 from training.saliency import SaliencyMap
 from training.spans import Spans, spans
@@ -40,7 +41,7 @@ class Said:
     ids: Sequence[int]
     spans: Spans
     grid_hw: tuple[int, int]
-    region: tuple[float, float, float, float]
+    region: Region
 
 
 @dataclass(frozen=True)

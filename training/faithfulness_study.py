@@ -288,11 +288,10 @@ def _curves(
     for i, row in enumerate(rows):
         values = {kind: found for kind, of in maps.items() if (found := of[i].values) is not None}
         if values:
-            first = next(iter(values.values()))
-            whose = next(of[i] for of in maps.values() if of[i].values is not None)
-            said[i] = said_of(policy, row, examples[i][0], examples[i][2], whose)
+            first = next(of[i] for of in maps.values() if of[i].values is not None)
+            said[i] = said_of(policy, row, examples[i][0], examples[i][2], first)
             orders[i] = {kind: order_of(each, row.example_id) for kind, each in values.items()}
-            orders[i][RANDOM] = random_order(first.size, row.example_id)
+            orders[i][RANDOM] = random_order(next(iter(values.values())).size, row.example_id)
     looked = curves_of(policy, list(said.values()), list(orders.values()), prompt, batch_size)
     return {
         i: {kind: curve_record(curves) for kind, curves in each.items()}

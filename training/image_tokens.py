@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
-from training.layout import WHOLE, Layout, plain, tiled
+from training.layout import Layout, plain, tiled
+from training.overlap import WHOLE
 
 
 class PolicyError(ValueError):

@@ -8,8 +8,7 @@ from functools import cache
 
 from torch import Tensor
 
-WHOLE = (0.0, 0.0, 1.0, 1.0)
-"""The region of a grid that spans the whole picture."""
+from training.overlap import WHOLE, Region
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Layout:
 
     grid_hw: tuple[int, int]
     tiles: tuple[Tile, ...]
-    region: tuple[float, float, float, float] = WHOLE
+    region: Region = WHOLE
 
     @property
     def n_tokens(self) -> int:
@@ -84,7 +83,7 @@ class Layout:
 
 
 @cache
-def plain(grid_hw: tuple[int, int], region: tuple[float, float, float, float] = WHOLE) -> Layout:
+def plain(grid_hw: tuple[int, int], region: Region = WHOLE) -> Layout:
     """One token a cell, row by row."""
     return Layout(grid_hw, (Tile(grid_hw, (0, 0), grid_hw),), region)
 

@@ -14,12 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.layout import WHOLE
-from training.overlap import BoxXyxy, coverage_in_region
+from training.overlap import WHOLE, BoxXyxy, Region, coverage_in_region
 
 Mask = NDArray[np.bool_]
 Order = NDArray[np.int64]
-Region = tuple[float, float, float, float]
 
 
 def generator_of(name: str) -> np.random.Generator:
@@ -64,9 +62,8 @@ def pixel_mask(cells: Mask, image_wh: tuple[int, int], region: Region = WHOLE) -
 def _cell_of_pixel(n_pixels: int, n_cells: int, start: float, stop: float) -> NDArray[np.int64]:
     """The cell that holds each pixel's centre along one axis, -1 before the first and n_cells after the last."""
     if (start, stop) == (0.0, 1.0):
-        return ((2 * np.arange(n_pixels) + 1) * n_cells) // (
-            2 * n_pixels
-        )  # whole numbers: no rounding at edges
+        # In whole numbers, so that nothing is rounded at the edges.
+        return ((2 * np.arange(n_pixels) + 1) * n_cells) // (2 * n_pixels)
     centre = (np.arange(n_pixels) + 0.5) / n_pixels
     cell = np.floor((centre - start) / (stop - start) * n_cells)
     return np.clip(cell, -1, n_cells).astype(np.int64)

@@ -16,7 +16,8 @@ BoxXyxy = Sequence[float]
 Region = tuple[float, float, float, float]
 """x1, y1, x2, y2 as shares of a picture's width and height."""
 
-_WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
+WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
+"""The region of a grid that spans the whole picture."""
 
 _ROUNDING = 1e-9
 
@@ -90,7 +91,7 @@ def score(
     values: NDArray[np.floating],
     boxes_xyxy_px: Sequence[BoxXyxy],
     image_wh: tuple[float, float],
-    region: Region = _WHOLE,
+    region: Region = WHOLE,
 ) -> Overlap:
     """Score a map (non-negative, [grid_h, grid_w]) against boxes in pixels of the upright picture.
 
@@ -124,7 +125,7 @@ def mass_in_boxes(
     values: NDArray[np.floating],
     boxes_xyxy_px: Sequence[BoxXyxy],
     image_wh: tuple[float, float],
-    region: Region = _WHOLE,
+    region: Region = WHOLE,
 ) -> Overlap:
     """As `score`, with mass, chance and lift alone: what a reward needs, at a small part of the time."""
     heat, covered, reason = _prepared(values, boxes_xyxy_px, image_wh, region)
@@ -169,7 +170,7 @@ def coverage_in_region(
     x1, y1, x2, y2 = region
     if not (x1 < x2 and y1 < y2):
         raise ValueError(f"region {region}: wanted x1 < x2 and y1 < y2 as shares of the picture")
-    if region == _WHOLE:
+    if region == WHOLE:
         return coverage(boxes_xyxy_px, image_wh, grid_hw)
     boxes = np.clip(_checked(boxes_xyxy_px), 0, [width, height, width, height])
     boxes = boxes - np.array([x1 * width, y1 * height] * 2)

@@ -20,8 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from training.capture import LayerPass, capture
 from training.conversation import SYSTEM_PROMPT
-from training.layout import WHOLE
 from training.methods import METHODS, Accumulator, Layer, Method, Places, target_log_probabilities
+from training.overlap import WHOLE, Region
 from training.policy import Policy
 from training.projection import target_covector, through_attention_norm, without_dropout
 from training.teacher_forcing import Located, locate, teacher_forced
@@ -49,7 +49,7 @@ class SaliencyMap:
     answer_positions: tuple[int, ...] = ()
     inputs: Mapping[str, Any] | None = None
     sample: int = 0
-    region: tuple[float, float, float, float] = WHOLE
+    region: Region = WHOLE
 
 
 class _Chunk:

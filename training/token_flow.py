@@ -16,8 +16,8 @@ from torch import Tensor
 
 from training.capture import capture
 from training.conversation import SYSTEM_PROMPT
-from training.layout import WHOLE
 from training.methods import METHODS, THOUGHTS_USED
+from training.overlap import WHOLE, Region
 from training.policy import Policy
 from training.projection import without_dropout
 from training.saliency import MapRecorder, check_names
@@ -38,7 +38,7 @@ class TokenFlow:
     reason: str | None
     rows: str
     grid_hw: tuple[int, int] | None = None
-    region: tuple[float, float, float, float] = WHOLE
+    region: Region = WHOLE
     thoughts: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     thought_maps: NDArray[np.float32] | None = None

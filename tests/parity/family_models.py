@@ -3,10 +3,8 @@
 No two axes of a model are alike, and every parameter is moved off its initial value.
 """
 
-import dataclasses
 from functools import cache
 
-import peft
 import torch
 from transformers import (
     CLIPImageProcessorPil,
@@ -38,7 +36,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from tests.parity.models import random_policy, words
+from tests.parity.models import moved_off, random_policy, words
 from training.policy import Policy
 from training.processors import InternVLPictureProcessor, QwenPictureProcessor
 
@@ -267,13 +265,5 @@ def family_policy(name, seed=0, dtype=torch.float64, lora=(), **changes):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, processor = BUILDERS[name](**changes)
-    policy = Policy(model.float().eval(), processor)
-    if lora:
-        targets = rf".*(language_model|text_model)\..*({'|'.join(lora)})"
-        config = peft.LoraConfig(r=3, lora_alpha=5, lora_dropout=0.4, target_modules=targets)
-        policy = dataclasses.replace(policy, model=peft.get_peft_model(policy.model, config).eval())
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in policy.model.parameters():
-        parameter.data += 0.15 * torch.randn(parameter.shape, generator=generator)
-    policy.model.to(dtype)
-    return policy
+    targets = rf".*(language_model|text_model)\..*({'|'.join(lora)})" if lora else None
+    return moved_off(Policy(model.float().eval(), processor), seed, dtype, targets)

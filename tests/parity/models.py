@@ -36,8 +36,13 @@ def words():
 def random_policy(seed=0, dtype=torch.float64, lora=(), **changes):
     """A policy whose every parameter, biases and norms too, is moved off its initial value."""
     policy = build_policy(words(), seed, **{**SHAPE, **changes})
-    if lora:
-        config = peft.LoraConfig(r=3, lora_alpha=5, lora_dropout=0.4, target_modules=list(lora))
+    return moved_off(policy, seed, dtype, list(lora))
+
+
+def moved_off(policy, seed, dtype, lora_targets):
+    """The policy, with adapters on `lora_targets` if there are any, and every parameter off its initial value."""
+    if lora_targets:
+        config = peft.LoraConfig(r=3, lora_alpha=5, lora_dropout=0.4, target_modules=lora_targets)
         policy = dataclasses.replace(policy, model=peft.get_peft_model(policy.model, config).eval())
     generator = torch.Generator().manual_seed(seed)
     for parameter in policy.model.parameters():

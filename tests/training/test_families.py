@@ -16,7 +16,7 @@ from transformers import (
 from tests.parity.family_models import BUILDERS, family_policy
 from training.conversation import messages
 from training.families import FAMILIES
-from training.layout import WHOLE
+from training.overlap import WHOLE
 from training.policy import PolicyError, load_policy, save_policy
 from training.saliency import explain, explain_batch, record_maps
 from training.teacher_forcing import locate, teacher_forced

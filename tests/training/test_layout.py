@@ -8,8 +8,8 @@ from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from training.image_tokens import seen_region
-from training.layout import WHOLE, Layout, Tile, plain, tiled
-from training.overlap import score
+from training.layout import Layout, Tile, plain, tiled
+from training.overlap import WHOLE, score
 
 # ---- The geometry, by hand.
 
