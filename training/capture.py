@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class LayerPass:
     query [batch, heads, length, head_dim] and key [batch, key_heads, length, head_dim] after the rotary
     embedding, value [batch, key_heads, length, head_dim] with its bias; `attention` is the module that made
     them (its `o_proj` in particular). output [batch, length, heads, head_dim] is what the attention returned, the very
-    tensor that goes on to `o_proj`.
+    tensor that goes on to `o_proj`. biases: what was worked out of a mask, for the layers that share it.
     """
 
     attention: nn.Module
@@ -40,38 +40,48 @@ class LayerPass:
     mask: Tensor | None
     scaling: float
     output: Tensor
+    biases: dict[Any, Any] = field(default_factory=dict, repr=False)
 
-    def weights(self, query_positions: Tensor, key_positions: Tensor | None = None) -> Tensor:
-        """Attention of the rows [batch, rows] to all keys, or to those at key_positions [batch, keys] of all:
-        [batch, heads, rows, keys], at least float32.
+    def weights(self, queries: "Where", keys: "Where | None" = None) -> Tensor:
+        """Attention of the rows at `queries` to all keys, or to those at `keys` of all: [batch, heads, rows, keys], at
+        least float32.
 
         The same softmax over all visible keys as in the pass, without dropout. Only these rows are computed, for
         one key head at a time, so that the scores of all heads never lie beside each other.
         """
-        n_rows, key_heads = query_positions.shape[1], self.key.shape[1]
-        kind = torch.promote_types(self.query.dtype, torch.float32)
-        rows = (
-            at_positions(self.query, query_positions).to(kind) * self.scaling
-        )  # [batch, heads, rows, head_dim]
-        bias = self._bias(query_positions, kind)  # [batch, 1 or heads, rows, length]
-        of_head = rows.shape[1] // key_heads
-        found = []
-        for head in range(key_heads):
-            mine = slice(head * of_head, (head + 1) * of_head)  # the query heads that share this key head
-            key = self.key[:, head, None].to(kind).transpose(2, 3)  # [batch, 1, head_dim, length]
-            scores = (rows[:, mine].flatten(1, 2)[:, None] @ key).view(-1, of_head, n_rows, key.shape[3])
-            shares = (scores + (bias if bias.shape[1] == 1 else bias[:, mine])).softmax(dim=-1)
-            found.append(shares if key_positions is None else columns(shares, key_positions))
-        return torch.cat(found, dim=1)
+        return torch.cat([self.weights_of(head, queries, keys) for head in range(self.key.shape[1])], dim=1)
 
-    def _bias(self, query_positions: Tensor, kind: torch.dtype) -> Tensor:
-        """What the pass's mask adds to the scores of these rows: 0, or the least number where a key is hidden."""
+    def weights_of(self, key_head: int, queries: "Where", keys: "Where | None" = None) -> Tensor:
+        """`weights` of the query heads that share one key head: [batch, heads / key_heads, rows, keys]."""
+        of_head = self.query.shape[1] // self.key.shape[1]
+        mine = slice(key_head * of_head, (key_head + 1) * of_head)
+        kind = torch.promote_types(self.query.dtype, torch.float32)
+        rows = at_positions(self.query[:, mine], queries).to(kind) * self.scaling
+        key = self.key[:, key_head].transpose(1, 2).to(kind)  # [batch, head_dim, length]
+        scores = (rows.flatten(1, 2) @ key).view(*rows.shape[:3], key.shape[2])
+        bias = self._bias(queries, kind)
+        scores += bias if bias.shape[1] == 1 else bias[:, mine]
+        shares = scores.softmax(dim=-1)
+        return shares if keys is None else columns(shares, keys)
+
+    def _bias(self, queries: "Where", kind: torch.dtype) -> Tensor:
+        """What the pass's mask adds to the scores of these rows: 0, or the least number where a key is hidden.
+        [batch, 1 or heads, rows, length]."""
+        place = (queries.start, queries.stop) if isinstance(queries, slice) else id(queries)
+        name = (id(self.mask), place, kind)
+        if (
+            name not in self.biases
+        ):  # with what its name stands for, so that no other can take the place in memory
+            self.biases[name] = (self.mask, queries, self._bias_anew(queries, kind))
+        return cast(Tensor, self.biases[name][2])
+
+    def _bias_anew(self, queries: "Where", kind: torch.dtype) -> Tensor:
         if self.mask is None:
-            hidden = (
-                torch.arange(self.key.shape[2], device=self.key.device) > query_positions[:, None, :, None]
-            )
+            places = torch.arange(self.key.shape[2], device=self.key.device)
+            rows = places[queries][None] if isinstance(queries, slice) else queries
+            hidden = places > rows[:, None, :, None]
         else:
-            rows = at_positions(self.mask.expand(self.key.shape[0], -1, -1, -1), query_positions)
+            rows = at_positions(self.mask.expand(self.key.shape[0], -1, -1, -1), queries)
             if rows.dtype != torch.bool:
                 return rows.to(kind)
             hidden = ~rows
@@ -79,15 +89,23 @@ class LayerPass:
         return torch.where(hidden, torch.finfo(kind).min, nothing)
 
 
-def at_positions(heads: Tensor, positions: Tensor) -> Tensor:
-    """heads [batch, heads, length, size] at positions [batch, n]: [batch, heads, n, size]."""
-    sample = torch.arange(positions.shape[0], device=positions.device)[:, None]
-    return heads.transpose(1, 2)[sample, positions].transpose(1, 2)
+Where = Tensor | slice
+"""Positions in a text: [batch, n], or a slice where they are the same unbroken run in every sample (a view will do)."""
 
 
-def columns(weights: Tensor, keys: Tensor) -> Tensor:
-    """weights [batch, heads, rows, length] at key positions [batch, n]: [batch, heads, rows, n]."""
-    return weights.gather(3, keys[:, None, None, :].expand(-1, weights.shape[1], weights.shape[2], -1))
+def at_positions(heads: Tensor, where: Where) -> Tensor:
+    """heads [batch, heads, length, size] at n positions a sample: [batch, heads, n, size]."""
+    if isinstance(where, slice):
+        return heads[:, :, where]
+    sample = torch.arange(where.shape[0], device=where.device)[:, None]
+    return heads.transpose(1, 2)[sample, where].transpose(1, 2)
+
+
+def columns(weights: Tensor, where: Where) -> Tensor:
+    """weights [batch, heads, rows, length] at n key positions a sample: [batch, heads, rows, n]."""
+    if isinstance(where, slice):
+        return weights[..., where]
+    return weights.gather(3, where[:, None, None, :].expand(-1, weights.shape[1], weights.shape[2], -1))
 
 
 class Reader(Protocol):
@@ -112,12 +130,14 @@ class _Watch:
         self._reader = reader
         # Gradient checkpointing calls a layer again during the backward pass, with no forward pass around it.
         self._inside_pass = False
+        self.biases: dict[Any, Any] = {}
 
     def opens(self, *_: Any) -> None:
         self._inside_pass = True
 
     def closes(self, *_: Any) -> None:
         self._inside_pass = False
+        self.biases.clear()
 
     def attention(self, layer: LayerPass) -> None:
         index = self._index.get(id(layer.attention))
@@ -159,7 +179,9 @@ def _watched_attention(
     for watch in _watches.get():
         scaling = kwargs.get("scaling")
         scaling = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-        watch.attention(LayerPass(module, query, key, value, attention_mask, scaling, output[0]))
+        watch.attention(
+            LayerPass(module, query, key, value, attention_mask, scaling, output[0], watch.biases)
+        )
     return output
 
 

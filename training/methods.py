@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from training.capture import LayerPass, at_positions
+from training.capture import LayerPass, Where, at_positions
 from training.policy import Policy
 from training.projection import log_probabilities, pull_back, rms_of, target_covector
 
@@ -33,7 +33,10 @@ ROLLOUT_ROWS = 64
 
 @dataclass(frozen=True)
 class Places:
-    """Where the tokens of a batch are: padded index tensors and, where it matters, which entries are real."""
+    """Where the tokens of a batch are: padded index tensors and, where it matters, which entries are real.
+
+    The four last say again where rows and keys are, as cheaply as it can be said: `training.capture.Where`.
+    """
 
     policy: Policy
     answer_keys: Tensor  # [B, A] positions
@@ -49,50 +52,68 @@ class Places:
     target_valid: Tensor  # [B, N]
     target_ids: Tensor  # [B, N]
     input_ids: Tensor  # [B, length]
+    answer_rows_at: Where
+    thought_at: Where
+    thought_rows_at: Where
+    image_at: Where
 
 
-@dataclass(frozen=True)
 class Layer:
-    """What a method sees of one layer. `covector` [B, N, hidden] is gamma * W_U[y] of the targets, where asked for."""
+    """What a method sees of one layer, for the query heads that share one key head at a time: G heads.
 
-    seen: LayerPass
-    at: Places
-    covector: Tensor | None
-    depth: float  # (index + 1) / number of layers, in (0, 1]
+    So the scores of all heads never lie beside each other, and what is summed over heads stays in the cache. `heads` is
+    the number of all of them. `covector` [B, N, hidden] is gamma * W_U[y] of the targets, where asked for.
+    """
+
+    def __init__(self, seen: LayerPass, at: Places, covector: Tensor | None, depth: float):
+        self.seen, self.at = seen, at
+        self.depth = depth  # (index + 1) / number of layers, in (0, 1]
+        self.heads, self.key_heads = seen.query.shape[1], seen.key.shape[1]
+        self._key_head = 0
+        self._pulled = None if covector is None else self._pull_back(covector)
+
+    def _pull_back(self, covector: Tensor) -> Tensor:
+        """W_O^T of the covectors: [key_heads, B, G * N, head_dim], the N targets of a group's heads stacked."""
+        batch, n_targets = covector.shape[:2]
+        head_dim = self.seen.value.shape[3]
+        u = pull_back(cast(nn.Module, self.seen.attention.o_proj), covector, self.heads * head_dim)
+        u = u.view(batch, n_targets, self.key_heads, -1, head_dim)
+        return u.permute(2, 0, 3, 1, 4).reshape(self.key_heads, batch, -1, head_dim)
+
+    def summed(self, share: "Callable[[Layer], Tensor]") -> Tensor:
+        """The sum over groups of heads of what `share` makes of each."""
+        total: Tensor | None = None
+        for key_head in range(self.key_heads):
+            self._key_head = key_head
+            one = share(self)
+            total = one if total is None else total + one
+        return cast(Tensor, total)
 
     @property
     def answer_to_image(self) -> Tensor:
-        """Attention of the answer rows to the image tokens: [B, H, A, I]."""
-        return self.seen.weights(self.at.answer_rows, self.at.image_keys)
+        """Attention of the answer rows to the image tokens: [B, G, A, I]."""
+        return self.seen.weights_of(self._key_head, self.at.answer_rows_at, self.at.image_at)
 
     @property
     def thought_to_image(self) -> Tensor:
-        """Attention of the thought rows to the image tokens: [B, H, T, I]."""
-        return self.seen.weights(self.at.thought_rows, self.at.image_keys)
+        """Attention of the thought rows to the image tokens: [B, G, T, I]."""
+        return self.seen.weights_of(self._key_head, self.at.thought_rows_at, self.at.image_at)
 
     @property
     def answer_to_thought(self) -> Tensor:
-        """[B, H, A, T]; zero where a sample has fewer thought tokens."""
-        return (
-            self.seen.weights(self.at.answer_rows, self.at.thought_keys)
-            * self.at.thought_valid[:, None, None, :]
-        )
+        """[B, G, A, T]; zero where a sample has fewer thought tokens."""
+        weights = self.seen.weights_of(self._key_head, self.at.answer_rows_at, self.at.thought_at)
+        return weights * self.at.thought_valid[:, None, None, :]
 
-    def contribution(self, weights: Tensor, keys: Tensor | None = None) -> Tensor:
-        """What flows into each target along `weights` [B, H, N, K]: [B, N, K], but for the 1 / rms.
+    def contribution(self, weights: Tensor, keys: Where | None = None) -> Tensor:
+        """What flows into each target along `weights` [B, G, N, K]: [B, N, K], but for the 1 / rms.
 
-        `keys` [B, K] are the positions that the weights are on; by default the image tokens.
+        `keys` are the K positions that the weights are on; by default the image tokens.
         """
-        keys = self.at.image_keys if keys is None else keys
-        batch, heads, n_targets, n_keys = weights.shape
-        key_heads, head_dim = self.seen.value.shape[1], self.seen.value.shape[3]
-        u = pull_back(
-            cast(nn.Module, self.seen.attention.o_proj), cast(Tensor, self.covector), heads * head_dim
-        )
-        # [B, N, heads * head_dim] -> the N targets of all heads that share a key head, stacked.
-        u = u.view(batch, n_targets, heads, head_dim).transpose(1, 2).reshape(batch, key_heads, -1, head_dim)
-        v = at_positions(self.seen.value, keys).to(u.dtype)
-        return (weights * (u @ v.transpose(2, 3)).view(batch, heads, n_targets, n_keys)).sum(dim=1)
+        keys = self.at.image_at if keys is None else keys
+        u = cast(Tensor, self._pulled)[self._key_head]
+        v = at_positions(self.seen.value[:, self._key_head, None], keys)[:, 0].to(u.dtype)
+        return (weights * (u @ v.transpose(1, 2)).view(weights.shape)).sum(dim=1)
 
 
 def _rows_of(hidden: Tensor, rows: Tensor) -> Tensor:
@@ -128,7 +149,7 @@ class _PerLayer:
 
     def add(self, layer: Layer) -> None:
         if layer.depth > self._from:
-            share = self._share(layer)
+            share = layer.summed(self._share)
             self._total = share if self._total is None else self._total + share
 
     def finish(self, hidden: Tensor) -> Tensor:
@@ -177,7 +198,7 @@ def _thought_sum(layer: Layer) -> Tensor:
 
 def _thoughts_used(layer: Layer) -> Tensor:
     """`direct` with the thought tokens in the place of the image tokens: [B, A, T]."""
-    return layer.contribution(layer.answer_to_thought, layer.at.thought_keys)
+    return layer.contribution(layer.answer_to_thought, layer.at.thought_at)
 
 
 def _raw_attention(layer: Layer) -> Tensor:
@@ -186,7 +207,7 @@ def _raw_attention(layer: Layer) -> Tensor:
     How the paper joins layers, heads and tokens is not known; here it is the mean over heads, summed over the
     layers and answer tokens.
     """
-    return layer.answer_to_image.mean(dim=1)
+    return layer.answer_to_image.sum(dim=1) / layer.heads
 
 
 class _AttentionRollout:

@@ -80,6 +80,10 @@ class _Chunk:
             target_valid=valid,
             target_ids=input_ids.gather(1, keys),
             input_ids=input_ids,
+            answer_rows_at=_unbroken([s.answer for s in samples], -shift) or (answer - shift).clamp(min=0),
+            thought_at=_unbroken([s.thought for s in samples]) or thought,
+            thought_rows_at=_unbroken([s.thought for s in samples], -shift) or (thought - shift).clamp(min=0),
+            image_at=_unbroken([s.image for s in samples]) or image,
         )
         self.covector = target_covector(policy, self.at.target_ids) if method.projected else None
         self.accumulator: Accumulator = method.start(self.at)
@@ -320,6 +324,14 @@ def _without_emitted(policy: Policy, inputs: dict[str, Any], completion_start: i
     emitted = inputs["input_ids"] == policy.family.image_token_id(policy.model)
     emitted[:, :completion_start] = False
     return {**inputs, "input_ids": inputs["input_ids"].masked_fill(emitted, policy.tokenizer.eos_token_id)}
+
+
+def _unbroken(lists: Sequence[Sequence[int]], shift: int = 0) -> slice | None:
+    """The run of positions, moved by `shift`, that all samples share without a gap; None where there is none."""
+    first = lists[0]
+    if not first or any(list(each) != list(range(first[0], first[0] + len(first))) for each in lists):
+        return None
+    return slice(first[0] + shift, first[0] + shift + len(first))
 
 
 def _padded(lists: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:

@@ -88,10 +88,12 @@ def _characters(tokenizer: Any, ids: list[int]) -> tuple[str, list[tuple[int, in
     that eats leading spaces) the beginnings are decoded. A token that only continues a character shares it.
     """
 
-    def decode(some: list[int]) -> str:
-        return str(tokenizer.decode(some, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    def decode(some: Any) -> Any:
+        return tokenizer.decode(some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    text, alone = decode(ids), [decode([i]) for i in ids]
+    distinct = list(dict.fromkeys(ids))
+    of_token = dict(zip(distinct, decode([[i] for i in distinct]) if distinct else [], strict=True))
+    text, alone = decode(ids), [of_token[i] for i in ids]
     if "".join(alone) == text:
         lengths = [0, *accumulate(len(piece) for piece in alone)]
     else:

@@ -87,6 +87,10 @@ def _worked(method, answer_row, thought_rows, n_targets=1, thought_keys=(2, 3), 
         target_valid=positions(True) if answer else positions(*valid).bool(),
         target_ids=positions(*[0] * n_targets),
         input_ids=positions(*[0] * 6),
+        answer_rows_at=positions(answer_row),
+        thought_at=positions(*thought_keys),
+        thought_rows_at=positions(*thought_rows),
+        image_at=slice(0, 2),
     )
     # Target direction (1, 3): an image token of value (v, 10 v) writes (10 v, 2 v), which is worth 16 v.
     covector = torch.tensor([[[1.0, 3.0]] * n_targets], dtype=torch.float64)
