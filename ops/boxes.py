@@ -6,7 +6,7 @@ box shows, drawing, and coverage of a token grid (`training/overlap.py`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,8 +84,73 @@ def from_normalised(row: object, size_wh: tuple[int, int] | None, *, clip: bool 
     return validated(scaled, size_wh, slack_px=slack_px, clip=clip, seen=row)
 
 
-CONVENTIONS = {"xywh_px": from_xywh, "xyxy_px": from_xyxy, "xyxy_normalised": from_normalised}
-"""Conversions by the names that readers use."""
+Conversion = Callable[..., Box | BoxProblem]
+"""(row, size_wh, *, clip=False) -> Box | BoxProblem, as `from_xywh`."""
+
+_CORNERS: Mapping[str, Callable[[float, float, float, float], tuple[float, float, float, float]]] = {
+    "xyxy": lambda x1, y1, x2, y2: (x1, y1, x2, y2),
+    "xywh": lambda x, y, width, height: (x, y, x + width, y + height),
+    "cxcywh": lambda x, y, width, height: (
+        x - width / 2,
+        y - height / 2,
+        x + width / 2,
+        y + height / 2,
+    ),
+}
+_WHOLE = {"normalised": 1.0, "percent": 100.0, "permille": 1000.0}
+
+
+def _shares(layout: str, whole: float) -> Conversion:
+    """Conversion of shares of the picture's width and height, where `whole` is all of it.
+
+    Up to NORMALISED_OVERSHOOT counts as the right or lower edge, and ROUNDING_PX as the left or upper one.
+    """
+
+    def convert(row: object, size_wh: tuple[int, int] | None, *, clip: bool = False) -> Box | BoxProblem:
+        values = _four_numbers(row)
+        if isinstance(values, BoxProblem):
+            return values
+        width_px, height_px = size_wh or (1, 1)
+        x1, y1, x2, y2 = (value / whole for value in _CORNERS[layout](*values))
+        scaled = (x1 * width_px, y1 * height_px, x2 * width_px, y2 * height_px)
+        over = NORMALISED_OVERSHOOT - 1.0
+        slack_px = (ROUNDING_PX, ROUNDING_PX, over * width_px, over * height_px)
+        return validated(scaled, size_wh, slack_px=slack_px, clip=clip, seen=row)
+
+    return convert
+
+
+def from_centre(row: object, size_wh: tuple[int, int] | None, *, clip: bool = False) -> Box | BoxProblem:
+    """Convert [centre x, centre y, width, height] in pixels; otherwise as `from_xywh`."""
+    values = _four_numbers(row)
+    if isinstance(values, BoxProblem):
+        return values
+    corners = _CORNERS["cxcywh"](*values)
+    return validated(corners, size_wh, slack_px=(ROUNDING_PX,) * 4, clip=clip, seen=row)
+
+
+def from_voc(row: object, size_wh: tuple[int, int] | None, *, clip: bool = False) -> Box | BoxProblem:
+    """Convert [xmin, ymin, xmax, ymax], numbers of pixels counted from 1, the last one included (Pascal VOC).
+
+    A box of the one pixel in the corner is [1, 1, 1, 1] and becomes 0, 0, 1, 1.
+    """
+    values = _four_numbers(row)
+    if isinstance(values, BoxProblem):
+        return values
+    corners = (values[0] - 1, values[1] - 1, values[2], values[3])
+    return validated(corners, size_wh, slack_px=(ROUNDING_PX,) * 4, clip=clip, seen=row)
+
+
+CONVENTIONS: Mapping[str, Conversion] = {
+    "xywh_px": from_xywh,
+    "xyxy_px": from_xyxy,
+    "cxcywh_px": from_centre,
+    "xyxy_px_from_1": from_voc,
+    **{f"{layout}_{unit}": _shares(layout, whole) for unit, whole in _WHOLE.items() for layout in _CORNERS},
+    "xyxy_normalised": from_normalised,
+}
+"""Conversions by the names that readers use: {xyxy, xywh, cxcywh} in pixels or in shares of the picture's sides, 0 to 1
+(normalised), 0 to 100 (percent) and 0 to 1000 (permille); and Pascal VOC's pixel numbers."""
 
 
 def validated(

@@ -4,13 +4,22 @@ Here: a name cannot leave the source's folder, and a file that cannot be read is
 Not here: what the bytes mean (`ops/readers/`, `ops/pictures.py`) and the list of sources (`ops/sources.py`).
 """
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.objects import Store, StoreError, checked_relative, read_uri
+from storage.objects import Store, StoreError, checked_relative, read_uri, remote_names
 
 GENERATED = "generated/"
 """Locations that start so lie below the root of everything else."""
+
+
+def _is_safe(name: str) -> bool:
+    try:
+        return bool(checked_relative(name))
+    except StoreError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,36 @@ class SourceFiles:
             if not (missing or self._is_local or isinstance(error.__cause__, PermissionError)):
                 raise
             return FileProblem("missing_file" if missing else "unreadable_file", str(error)[:500])
+
+    def names(self, below: str = "", suffixes: Sequence[str] = ()) -> list[str]:
+        """Names of the files below a folder of the source, sorted, relative to the location; all for no suffixes.
+
+        Suffixes are compared in small letters. Files that start with a dot, and folders that do, are left out, and so
+        is what cannot be named safely. An absent folder has none. Raises StoreError if a bucket's server fails.
+        """
+        try:
+            folder = checked_relative(below) if below else ""
+        except StoreError:
+            return []
+        start = f"{self._address}/{folder}" if folder else self._address
+        found = self._local_names(Path(start)) if self._is_local else remote_names(start)
+        prefix = f"{folder}/" if folder else ""
+        wanted = tuple(suffix.lower() for suffix in suffixes)
+        return sorted(
+            f"{prefix}{name}"
+            for name in found
+            if (not wanted or name.lower().endswith(wanted))
+            and not any(part.startswith(".") for part in name.split("/"))
+            and _is_safe(name)
+        )
+
+    def _local_names(self, start: Path) -> list[str]:
+        """Links to folders are not followed, so a loop of them has an end."""
+        return [
+            f"{Path(folder).relative_to(start).as_posix()}/{name}".removeprefix("./")
+            for folder, _, names in os.walk(start)
+            for name in names
+        ]
 
     def _local_problem(self, path: Path) -> FileProblem | None:
         try:

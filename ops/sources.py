@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from ops.readers import coco, coco_questions, visual_cot
+from ops.readers.formats import FORMATS
 from ops.readers.rows import RawExample, RawRow
 from ops.source_files import GENERATED, FileProblem, SourceFiles
 from storage.objects import Store, StoreError, checked_relative, sha256_bytes
@@ -24,7 +24,6 @@ from storage.objects import Store, StoreError, checked_relative, sha256_bytes
 EMBEDDED = Path(__file__).with_name("embedded_sources.yaml")
 MARKER = "generator.json"
 
-FORMATS = ("coco", "visual_cot")
 _FIELDS = ("name", "format", "location", "annotations", "questions", "options", "licence")
 _REQUIRED = ("name", "format", "location", "annotations")
 
@@ -101,11 +100,7 @@ def load_sources(path: str | Path | None, root: str) -> tuple[Source, ...]:
 def rows_of(source: Source, store: Store) -> Iterator[RawRow]:
     """The raw rows of a source in file order, by the reader of its format."""
     files = SourceFiles(source.location, store)
-    if source.format == "visual_cot":
-        return visual_cot.read(files, source.annotations)
-    if source.questions is None:
-        return coco.read(files, source.annotations)
-    return coco_questions.read(files, source.annotations, source.questions)
+    return FORMATS[source.format].read(files, source)
 
 
 def deliver(source: Source, store: Store) -> bool:
@@ -195,15 +190,18 @@ def _problems(place: int, entry: object) -> list[str]:
     right = {key: entry[key] for key in texts if key not in wrong}
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", right.get("name", "x")):
         found.append(f"{label}.name={right['name']!r}: wanted small letters, digits, _ and -, at most 63")
-    if right.get("format", FORMATS[0]) not in FORMATS:
+    format_ = FORMATS.get(right.get("format", ""))
+    if format_ is None and "format" in right:
         found.append(f"{label}.format={right['format']!r}: allowed are {', '.join(FORMATS)}")
-    if right.get("format") == "visual_cot" and entry.get("questions") is not None:
-        found.append(f"{label}.questions={entry['questions']!r}: format visual_cot has no questions file")
+    if format_ is not None and not format_.takes_questions and entry.get("questions") is not None:
+        known = f"format {right['format']} has no questions file"
+        found.append(f"{label}.questions={entry['questions']!r}: {known}")
     found += _path_problems(label, right)
     options = entry.get("options")
     if options is not None and not isinstance(options, dict):
         return [*found, f"{label}.options={options!r}: wanted a mapping"]
-    return found + _option_problems(label, options or {}, right.get("location", ""))
+    of_format = format_.options if format_ is not None else {}
+    return found + _option_problems(label, options or {}, right.get("location", ""), of_format)
 
 
 def _path_problems(label: str, right: Mapping[str, str]) -> list[str]:
@@ -221,9 +219,11 @@ def _path_problems(label: str, right: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _option_problems(label: str, options: Mapping[str, Any], location: str) -> list[str]:
+def _option_problems(
+    label: str, options: Mapping[str, Any], location: str, of_format: Mapping[str, tuple[type, Any]]
+) -> list[str]:
     generator = options.get("generator")
-    allowed = dict(_READING_OPTIONS)
+    allowed = {**_READING_OPTIONS, **of_format}
     found = []
     if generator is not None:
         if generator not in _GENERATOR_OPTIONS:
@@ -248,10 +248,14 @@ def _fits(value: object, kind: type, limit: Any) -> bool:
         return False
     if kind is int:
         return isinstance(value, int) and limit <= value < 2**31
-    return limit is None or value in limit
+    return (
+        limit is None or value in limit if kind is not str else bool(value) and (not limit or value in limit)
+    )
 
 
 def _wanted(kind: type, limit: Any) -> str:
     if kind is int:
         return f"a whole number from {limit} to {2**31 - 1}"
-    return "true or false" if kind is bool else f"one of {', '.join(limit)}"
+    if kind is dict:
+        return "a mapping"
+    return "true or false" if kind is bool else f"one of {', '.join(limit)}" if limit else "text"

@@ -67,6 +67,17 @@ def read_uri(uri: str) -> bytes:
         raise StoreError(f"{uri}: cannot be read ({error})") from error
 
 
+def remote_names(uri: str) -> list[str]:
+    """Names of the files below s3://bucket/prefix, relative to it; none where there is nothing. Raises StoreError."""
+    start = uri.removeprefix("s3://").rstrip("/") + "/"
+    try:
+        return [str(found).removeprefix(start) for found in s3_filesystem().find(start)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"{uri}: cannot be listed ({error})") from error
+
+
 def s3_filesystem() -> Any:
     """The S3 file system by the standard AWS variables, AWS_ENDPOINT_URL too; listings are not cached."""
     return fsspec.filesystem("s3", use_listings_cache=False)
