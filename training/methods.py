@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from training.capture import LayerPass, Where, at_positions
+from training.capture import LayerPass, Where, at_positions, columns
 from training.policy import Policy
 from training.projection import log_probabilities, pull_back, rms_of, target_covector
 
@@ -105,6 +105,19 @@ class Layer:
         weights = self.seen.weights_of(self._key_head, self.at.answer_rows_at, self.at.thought_at)
         return weights * self.at.thought_valid[:, None, None, :]
 
+    @property
+    def hops(self) -> tuple[Tensor, Tensor]:
+        """answer_to_thought and thought_to_image; out of one look where all samples have their rows at one place."""
+        thought, answer = self.at.thought_rows_at, self.at.answer_rows_at
+        if not (isinstance(thought, slice) and isinstance(answer, slice)):
+            return self.answer_to_thought, self.thought_to_image
+        weights = self.seen.weights_of(self._key_head, slice(thought.start, answer.stop))
+        n_between = answer.start - thought.start
+        return (
+            columns(weights[:, :, n_between:], self.at.thought_at),
+            columns(weights[:, :, : thought.stop - thought.start], self.at.image_at),
+        )
+
     def contribution(self, weights: Tensor, keys: Where | None = None) -> Tensor:
         """What flows into each target along `weights` [B, G, N, K]: [B, N, K], but for the 1 / rms.
 
@@ -161,20 +174,26 @@ class _PerLayer:
         )
 
 
+def _rollout(layer: Layer) -> Tensor:
+    """Attention from the answer through the thoughts to the picture, within each head: [B, G, A, I]."""
+    to_thought, to_image = layer.hops
+    return to_thought @ to_image
+
+
 def _cot_rollout(layer: Layer) -> Tensor:
     """Saliency-R1: from the picture through the thoughts to the answer, within each layer and head.
 
     Departures from the authors' code: spans come from the ids that were sampled, a truncated completion has
     no map, the row convention is chosen by name (theirs is `predictor`), the map is not resampled.
     """
-    return layer.contribution(layer.answer_to_thought @ layer.thought_to_image)
+    return layer.contribution(_rollout(layer))
 
 
 def _cot_rollout_normalised(layer: Layer) -> Tensor:
     """`cot_rollout` with both hops made distributions: over the thoughts of an answer token, over the picture of a
     thought. The paper leaves them as they are, so that words that look at nothing weigh little."""
-    hop = _distribution(layer.answer_to_thought)
-    return layer.contribution(hop @ _distribution(layer.thought_to_image))
+    to_thought, to_image = layer.hops
+    return layer.contribution(_distribution(to_thought) @ _distribution(to_image))
 
 
 def _distribution(weights: Tensor) -> Tensor:
@@ -183,7 +202,7 @@ def _distribution(weights: Tensor) -> Tensor:
 
 def _cot_rollout_direct(layer: Layer) -> Tensor:
     """`cot_rollout` and `direct` in one sum: through the thoughts and past them."""
-    return layer.contribution(layer.answer_to_thought @ layer.thought_to_image + layer.answer_to_image)
+    return layer.contribution(_rollout(layer) + layer.answer_to_image)
 
 
 def _direct(layer: Layer) -> Tensor:
