@@ -144,7 +144,10 @@ def test_the_markdown_names_who_wins_both_who_wins_one_and_what_it_costs():
     seconds = {REFERENCE: 2.0, "cot_rollout_late:predictor": 1.0, "direct:state": 3.0, "tam:predictor": 9.0}
     text = markdown(summarise([several(i, others, seconds) for i in range(4)], "p@0", "p", draws=200))
     best = line_of(text, "- By thought and answer")
-    assert "**`cot_rollout_late`/`predictor`** at 0.50 times the cost wins both" in best
+    assert (
+        ", against `cot_rollout`/`predictor`: **`cot_rollout_late`/`predictor`** at 0.50 times the cost wins both"
+        in best
+    )
     assert "deletion only: `direct`/`state`; insertion only: `tam`/`predictor`" in best
     assert "`cot_rollout`/`predictor` itself against random: wins deletion, loses insertion" in best
     assert line_of(text, "- By the answer alone")
