@@ -60,7 +60,7 @@ ALLOWED_VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("predictions", "unmasked_reason"): UNMASKED,
     ("saliency_maps", "rows"): ("predictor", "state"),
     ("faithfulness", "rows"): ("predictor", "state"),
-    ("faithfulness", "versus"): ("random", "predictor", "state"),
+    ("faithfulness", "versus"): ("random", "predictor", "state", "cot_rollout:predictor"),
 }
 
 
@@ -342,13 +342,18 @@ _FAITHFULNESS = pa.schema(
         _POLICY,
         _maybe("method", _TEXT, "how the maps were computed; null where the measure reads no map"),
         _maybe("rows", _TEXT, "which query stands for a token; null where the measure reads no map"),
-        _column("metric", _TEXT, "what was measured, such as deletion_auc, insertion_15 or sanity_layer_2"),
+        _column(
+            "metric",
+            _TEXT,
+            "what was measured, such as deletion_auc, insertion_auc_completion, sanity_layer_2, or cost_ratio: median "
+            "processor time of making such a map over that of a cot_rollout:predictor map",
+        ),
         _column("value", _F64, "the measured value, or the paired difference to versus"),
         _maybe("ci_low", _F64, "lower end of the 95 % interval; null where too few pictures give none"),
         _maybe("ci_high", _F64, "upper end of the 95 % interval; null where too few pictures give none"),
         _column("n", _I64, "number of examples behind the value"),
         _maybe("chance", _F64, "the value of a random order of the cells, or of no effect"),
-        _maybe("versus", _TEXT, "what was subtracted on the same examples: random, or a row convention"),
+        _maybe("versus", _TEXT, "what was subtracted on the same examples: random, or rows, or method:rows"),
     ]
 )
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ops.faithfulness import RANDOM, markdown, summarise
+from ops.faithfulness import RANDOM, summarise
+from ops.faithfulness_markdown import markdown
 from storage.artifacts import policy_id
 from storage.catalog import CatalogError, build
 from storage.code import code_of
@@ -35,7 +36,7 @@ from training.faithfulness import Said, by_hash, curve_record, curves_of, masked
 from training.masking import order_of, random_order
 from training.policy import Policy, PolicyError, load_policy
 from training.randomised import losing_layers, spearman
-from training.saliency import METHODS, ROWS, SaliencyMap, explain_batch
+from training.saliency import METHODS, ROWS, SaliencyMap, explain_batch_by
 from training.stage import write_atomically
 
 PREFERRED = ("saliency_r1", "cold_start", "embedded")
@@ -244,13 +245,13 @@ def study_batch(
     pictures = [picture(row) for row in rows]
     said = answer_ids(policy, pictures, rows, prompt, how.max_completion_length)
     examples = [(image, row.question, ids) for image, row, ids in zip(pictures, rows, said, strict=True)]
-    maps = {
-        f"{method}:{each}": explain_batch(
-            policy, examples, method=method, rows=each, system_prompt=prompt, batch_size=how.batch_size
-        )
-        for method in methods
-        for each in ROWS
+    kinds = [(method, each) for method in methods for each in ROWS]
+    explained = {
+        ":".join(kind): of
+        for kind, of in explain_batch_by(policy, examples, kinds, prompt, how.batch_size).items()
     }
+    maps = {kind: of.maps for kind, of in explained.items()}
+    seconds = {kind: of.processor_seconds / len(rows) for kind, of in explained.items()}
     texts = [text_of(policy, ids) for ids in said]
     records: list[Record] = [
         {
@@ -261,6 +262,7 @@ def study_batch(
             "correct_elsewhere_masked": None,
             "no_map": {kind: of[i].reason for kind, of in maps.items() if of[i].reason is not None},
             "curves": {},
+            "map_seconds": seconds,
             **masked,
         }
         for i, (row, text, masked) in enumerate(
@@ -309,12 +311,10 @@ def _sanity(
 ) -> list[dict[str, dict[str, float | None]]]:
     """Per example: method -> what was lost -> rank correlation with the map of the whole policy; rows `predictor`."""
     out: list[dict[str, dict[str, float | None]]] = [{method: {} for method in methods} for _ in examples]
+    kinds = [(method, ROWS[0]) for method in methods]
     for depth, lost in losing_layers(policy) if examples else ():
-        for method in methods:
-            found = explain_batch(
-                lost, examples, method=method, rows=ROWS[0], system_prompt=prompt, batch_size=batch_size
-            )
-            for i, each in enumerate(found):
+        for (method, _), found in explain_batch_by(lost, examples, kinds, prompt, batch_size).items():
+            for i, each in enumerate(found.maps):
                 before, after = maps[f"{method}:{ROWS[0]}"][i].values, each.values
                 known = before is not None and after is not None
                 out[i][method][depth] = spearman(before, after) if known else None  # type: ignore[arg-type]

@@ -7,9 +7,11 @@ in `training/methods.py`, how a pass is watched in `training/capture.py`, where 
 """
 
 import dataclasses
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -147,6 +149,8 @@ class MapRecorder:
         self._image_sizes_wh = image_sizes_wh
         self._started = 0
         self._chunk: _Chunk | None = None
+        self.processor_seconds = 0.0
+        """What making the maps has cost so far, a backward pass of their own included, the pass itself not."""
         self.signed: list[Tensor | None] = []
         """Per sample seen so far the map before relu, in the precision of the computation; None without a map."""
         self.per_token: list[Tensor | None] = []
@@ -154,6 +158,7 @@ class MapRecorder:
 
     def on_layer(self, index: int, layer: LayerPass) -> None:
         """Add one layer's share; the first layer of a pass opens the next chunk of samples."""
+        begun = time.process_time()
         if index == 0:
             start, n = self._started, layer.query.shape[0]
             if start + n > len(self.samples):
@@ -166,14 +171,17 @@ class MapRecorder:
             self._chunk = _Chunk(part, self._method, self._rows, self._policy, layer.query.device)
         if self._chunk is not None and self._chunk.scorable:
             self._chunk.add(index, layer)
+        self.processor_seconds += time.process_time() - begun
 
     def on_final(self, hidden: Tensor) -> None:
         """Close the chunk."""
+        begun = time.process_time()
         if self._chunk is not None:
             made = self._chunk.signed(hidden)
             self.per_token += [each and each[0] for each in made]
             self.signed += [each and each[1] for each in made]
             self._chunk = None
+        self.processor_seconds += time.process_time() - begun
 
     def maps(self) -> list[SaliencyMap]:
         """One map per sample of the batch, in its order.
@@ -301,21 +309,50 @@ def explain_batch(
     batch_size: int = 8,
 ) -> list[SaliencyMap]:
     """Maps of many (picture, question, completion), in order; the same numbers as one by one."""
-    check_names(method, rows)
-    found: list[SaliencyMap] = []
+    return explain_batch_by(policy, examples, [(method, rows)], system_prompt, batch_size)[method, rows].maps
+
+
+@dataclass
+class Explained:
+    """The maps of one kind, in the examples' order, and the processor time of making them, in seconds."""
+
+    maps: list[SaliencyMap] = dataclasses.field(default_factory=list)
+    processor_seconds: float = 0.0
+
+
+def explain_batch_by(
+    policy: Policy,
+    examples: Sequence[tuple[Any, str, str | Sequence[int]]],
+    kinds: Sequence[tuple[str, str]],
+    /,
+    system_prompt: str = SYSTEM_PROMPT,
+    batch_size: int = 8,
+) -> dict[tuple[str, str], Explained]:
+    """As `explain_batch`, by kind of map (method, rows): one pass for all kinds, and one with gradients for those that
+    need them. The time is that of the maps alone: the pass, which all share, is not in it."""
+    for kind in kinds:
+        check_names(*kind)
+    found = {kind: Explained() for kind in kinds}
     for start in range(0, len(examples), batch_size):
         part = examples[start : start + batch_size]
         inputs, completion_start = teacher_forced(policy, part, system_prompt)
+        given = _without_emitted(policy, inputs, completion_start)
         sizes = [picture.size for picture, _, _ in part]
-        with (
-            torch.set_grad_enabled(METHODS[method].needs_backward),
-            without_dropout(policy.model),
-            record_maps(policy, inputs, completion_start, method, rows, sizes) as recorder,
-        ):
-            given = _without_emitted(policy, inputs, completion_start)
-            policy.model(**given, use_cache=False, logits_to_keep=1)
-        found += [dataclasses.replace(m, inputs=given) for m in recorder.maps()]
+        for attached, together in groupby(sorted(found, key=_needs_backward), key=_needs_backward):
+            with torch.set_grad_enabled(attached), without_dropout(policy.model), ExitStack() as blocks:
+                recorders = {
+                    kind: blocks.enter_context(record_maps(policy, inputs, completion_start, *kind, sizes))
+                    for kind in together
+                }
+                policy.model(**given, use_cache=False, logits_to_keep=1)
+            for kind, recorder in recorders.items():
+                found[kind].maps += [dataclasses.replace(m, inputs=given) for m in recorder.maps()]
+                found[kind].processor_seconds += recorder.processor_seconds
     return found
+
+
+def _needs_backward(kind: tuple[str, str]) -> bool:
+    return METHODS[kind[0]].needs_backward
 
 
 def _without_emitted(policy: Policy, inputs: dict[str, Any], completion_start: int) -> dict[str, Any]:

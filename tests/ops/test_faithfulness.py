@@ -1,6 +1,7 @@
 import pytest
 
-from ops.faithfulness import RANDOM, Found, area_under, markdown, measure, summarise
+from ops.faithfulness import RANDOM, REFERENCE, area_under, measure, summarise
+from ops.faithfulness_markdown import Found, markdown
 
 
 def curve(*values):
@@ -17,15 +18,27 @@ def record(index, predictor, state=None, correct=(True, True, True), sanity=None
         curves["cot_rollout:state"] = sides(state)
     whole, evidence, elsewhere = correct
     told = {"example_id": f"e{index}", "image_sha256": f"p{index}", "curves": curves, "correct": whole}
-    told |= {"correct_evidence_masked": evidence, "correct_elsewhere_masked": elsewhere}
+    told |= {"correct_evidence_masked": evidence, "correct_elsewhere_masked": elsewhere, "map_seconds": {}}
     return told | ({"sanity": {"cot_rollout": sanity}} if sanity else {})
 
 
-def sides(value):
+def sides(deletion, insertion=None):
+    insertion = deletion if insertion is None else insertion
     return {
-        "deletion": curve(0.0, value, value, value, value, -6.0),
-        "insertion": curve(-6.0, value, value, value, value, 0.0),
+        "deletion": curve(0.0, deletion, deletion, deletion, deletion, -6.0),
+        "insertion": curve(-6.0, insertion, insertion, insertion, insertion, 0.0),
     }
+
+
+def several(index, others, seconds=None):
+    """A record with a reference of -4 on both sides, and others given as kind -> (deletion, insertion)."""
+    told = record(index, -4.0)
+    told["curves"] |= {kind: sides(*values) for kind, values in others.items()}
+    return told | {"map_seconds": seconds or {}}
+
+
+def line_of(text, start):
+    return next(line for line in text.splitlines() if line.startswith(start))
 
 
 def test_the_area_is_a_trapezoid_over_uneven_steps():
@@ -77,18 +90,122 @@ def test_correlations_that_are_not_there_are_left_out():
     assert (bottom["value"], bottom["n"]) == (pytest.approx(0.1), 1)
 
 
+def test_every_kind_is_held_against_the_reference_on_the_same_examples_by_hand():
+    # area = 0.775 v and a constant (0.05 v/2 + 0.55 v + 0.4 v/2, and the ends), twice that for thought and answer.
+    # The reference is -4 everywhere. direct: deletion -6 and -5 against it in e0 and e1, none in e2:
+    # 0.775 * (-2 - 1) / 2 = -1.1625; insertion -4 and -2: 0.775 * (0 + 2) / 2 = 0.775.
+    records = [
+        several(0, {"direct:state": (-6.0, -4.0)}),
+        several(1, {"direct:state": (-5.0, -2.0)}),
+        several(2, {}),
+    ]
+    table = summarise(records, "p@0", "p", draws=200)
+    found = Found(table)
+    wanted = {"deletion_auc": -1.1625, "insertion_auc": 0.775}
+    wanted |= {"deletion_auc_completion": -2.325, "insertion_auc_completion": 1.55}
+    for metric, value in wanted.items():
+        row = found.get(metric, "direct", "state", REFERENCE)
+        assert (row["value"], row["n"], row["chance"]) == (pytest.approx(value), 2, 0.0), metric
+        # Two pictures: a bootstrap mean is that of e0, of e1 or of both, so the interval ends at the two.
+        assert row["ci_low"] < row["value"] < row["ci_high"]
+        assert found.get(metric, "cot_rollout", "predictor", REFERENCE) is None
+    assert set(table["versus"].to_pylist()) == {None, RANDOM, "cot_rollout:predictor"}
+
+
+def test_thought_and_answer_are_held_against_random_and_state_too():
+    # random is -3, so 2 * 0.775 * (-5 + 3) = -3.1 and against the state's -4: 2 * 0.775 * -1 = -1.55
+    found = Found(summarise([record(0, -5.0, -4.0), record(1, -5.0, -4.0)], "p@0", "p", draws=200))
+    for versus, value in ((RANDOM, -3.1), ("state", -1.55)):
+        for side in ("deletion", "insertion"):
+            row = found.get(f"{side}_auc_completion", "cot_rollout", "predictor", versus)
+            assert (row["value"], row["n"]) == (pytest.approx(value), 2)
+
+
+def test_the_cost_is_the_median_ratio_to_the_reference():
+    # 3, 1.5 and 1.2 times the reference; the first is a warm-up that a mean would show as 1.9. e3 was not timed.
+    timed = [(2.0, 6.0), (2.0, 3.0), (1.0, 1.2)]
+    records = [
+        several(i, {"tam:state": (-4.0, -4.0)}, {REFERENCE: of, "tam:state": own})
+        for i, (of, own) in enumerate(timed)
+    ] + [several(3, {"tam:state": (-4.0, -4.0)})]
+    found = Found(summarise(records, "p@0", "p", draws=200))
+    cost = found.get("cost_ratio", "tam", "state")
+    assert (cost["value"], cost["ci_low"], cost["n"], cost["chance"]) == (pytest.approx(1.5), None, 3, 1.0)
+    assert found.get("cost_ratio", "cot_rollout", "predictor")["value"] == 1.0
+
+
+def test_the_markdown_names_who_wins_both_who_wins_one_and_what_it_costs():
+    # Lower deletion and higher insertion than the reference's -4 are better; random is -3.
+    others = {
+        "cot_rollout_late:predictor": (-5.0, -2.0),
+        "direct:state": (-6.0, -4.5),
+        "tam:predictor": (-3.5, -3.5),
+    }
+    seconds = {REFERENCE: 2.0, "cot_rollout_late:predictor": 1.0, "direct:state": 3.0, "tam:predictor": 9.0}
+    text = markdown(summarise([several(i, others, seconds) for i in range(4)], "p@0", "p", draws=200))
+    best = line_of(text, "- By thought and answer")
+    assert (
+        ", against `cot_rollout`/`predictor`: **`cot_rollout_late`/`predictor`** at 0.50 times the cost wins both"
+        in best
+    )
+    assert "deletion only: `direct`/`state`; insertion only: `tam`/`predictor`" in best
+    assert "`cot_rollout`/`predictor` itself against random: wins deletion, loses insertion" in best
+    assert line_of(text, "- By the answer alone")
+    cells = {
+        start: [c.strip() for c in line_of(text, start).split("|")[3:-1]]
+        for start in ("| cot_rollout_late |", "| direct |", "| tam |", "| cot_rollout |")
+    }
+    assert cells["| cot_rollout_late |"][:2] == ["wins both", "wins both"]
+    assert cells["| direct |"][:2] == ["wins deletion, loses insertion"] * 2
+    assert cells["| tam |"][:2] == ["wins deletion, loses insertion", "loses deletion, wins insertion"]
+    # 2 * 0.775 * (-5 + 4) = -1.55 and 2 * 0.775 * (-2 + 4) = 3.1
+    assert cells["| cot_rollout_late |"][2:] == ["-1.550 [-1.550, -1.550]", "+3.100 [3.100, 3.100]", "0.50"]
+    assert cells["| cot_rollout |"] == ["wins deletion, loses insertion", "-", "-", "-", "1.00"]
+
+
+def test_the_markdown_says_when_none_wins_both():
+    mixed = [several(i, {"tam:state": (-4.0 + (-1) ** i, -4.0 + (-1) ** i)}) for i in range(8)]
+    text = markdown(summarise(mixed, "p@0", "p", draws=200))
+    assert "none of 1 wins both; deletion only: none; insertion only: none" in line_of(text, "- By thought")
+    alone = markdown(summarise([record(0, -5.0), record(1, -4.0)], "p@0", "p", draws=200))
+    assert "wins both" not in alone and "Which map is the most faithful" not in alone
+
+
+def test_the_default_rows_are_what_was_measured():
+    def default(predictor, state):
+        records = []
+        for i in range(8):
+            both = {"cot_rollout:predictor": sides(*predictor(i)), "cot_rollout:state": sides(*state(i))}
+            records.append(record(i, -4.0) | {"curves": {**both, RANDOM: sides(-3.0)}})
+        return line_of(markdown(summarise(records, "p@0", "p", draws=200)), "The default rows")
+
+    # 2 * 0.775 * (-5 + 4) = -1.55 in deletion, 2 * 0.775 * (-2 + 4) = 3.1 in insertion: both for predictor
+    best = default(lambda i: (-5.0, -2.0), lambda i: (-4.0, -4.0))
+    assert "`predictor`, because `cot_rollout` is the more faithful" in best
+    assert "deletion -1.550 [-1.550, -1.550], `predictor` is better; insertion +3.100" in best
+    worst = default(lambda i: (-4.0, -4.0), lambda i: (-5.0, -4.0))
+    assert "`state`, because `cot_rollout` is the more faithful" in worst
+    assert "`state` is better; insertion" in worst
+    split = default(lambda i: (-5.0, -5.0), lambda i: (-4.0, -4.0))
+    assert "`predictor`, because deletion and insertion disagree" in split
+    same = default(lambda i: (-4.0 + i % 2, -4.0), lambda i: (-4.0 + (i + 1) % 2, -4.0))
+    assert "`predictor`, because neither is clearly better" in same
+
+
 def test_the_markdown_says_which_rows_are_better_and_what_is_not_told_apart():
     records = [record(i, -5.0 - i / 10, -4.0, correct=(True, i % 2 == 0, True)) for i in range(8)]
     text = markdown(summarise(records, "p@0", "p", draws=200))
     # lower deletion is better, lower insertion is worse
-    assert "cot_rollout: deletion -" in text
-    verdict = next(line for line in text.splitlines() if line.startswith("- cot_rollout"))
-    deletion, insertion = verdict.split("; ")
+    deletion, insertion = line_of(text, "- cot_rollout: deletion -").split("; ")
     assert "`predictor` is better" in deletion and "`state` is better" in insertion
-    row = next(line for line in text.splitlines() if line.startswith("| cot_rollout | predictor"))
-    assert " * |" in row and " ! |" in row
+    areas = text[text.index("| method | rows | n |") :]
+    # thought and answer, random, twice; then the answer's: better by deletion and worse by insertion than random
+    row = [c.strip() for c in line_of(areas, "| cot_rollout | predictor").split("|")[4:-1]]
+    assert [cell[-1] for cell in row[::2]] == ["*", "!", "*", "!"]
+    # random: 0.775 * -3 - 1.2 = -3.525 and, as the 6 falls on the short step, 0.775 * -3 - 0.15 = -2.475; twice that
+    assert row[1::2] == ["-7.05", "-4.95", "-3.525", "-2.475"]
     same = markdown(summarise([record(i, -4.0 + i % 2, -4.0 + (i + 1) % 2) for i in range(8)], "p@0", "p"))
-    assert same.count("not told apart") == 2
+    assert line_of(same, "- cot_rollout: deletion").count("not told apart") == 2
 
 
 def test_no_map_no_number():

@@ -67,3 +67,26 @@ def test_depths_are_named_as_they_are_lost():
     from tests.tiny_models import tiny_policy
 
     assert depths_of(tiny_policy()) == ["head", "layer_2", "layer_1", "layer_0"]
+
+
+def test_kinds_are_held_against_the_reference_with_their_cost(root, capsys):
+    assert (
+        command(root, "--method", "cot_rollout", "--method", "grad_attention", "--sanity-examples", "0") == 0
+    )
+    told = capsys.readouterr().out
+    assert "Which map is the most faithful?" in told and "The default rows: `" in told
+    found = query(str(root / "var"), "SELECT * FROM faithfulness WHERE method IS NOT NULL").to_pylist()
+    against = {(r["method"], r["rows"], r["metric"]) for r in found if r["versus"] == "cot_rollout:predictor"}
+    others = [("cot_rollout", "state")]
+    others += [
+        (method, rows) for method in ("raw_attention", "grad_attention") for rows in ("predictor", "state")
+    ]
+    assert against == {
+        (*kind, f"{side}_auc{span}")
+        for kind in others
+        for side in ("deletion", "insertion")
+        for span in ("", "_completion")
+    }
+    costs = {(r["method"], r["rows"]): r["value"] for r in found if r["metric"] == "cost_ratio"}
+    assert set(costs) == {*others, ("cot_rollout", "predictor")} and min(costs.values()) > 0
+    assert costs["cot_rollout", "predictor"] == 1.0

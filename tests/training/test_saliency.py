@@ -16,7 +16,7 @@ from training.families import FAMILIES
 from training.methods import METHODS, Layer, Places
 from training.policy import PolicyError
 from training.projection import pull_back
-from training.saliency import explain, explain_batch, record_maps
+from training.saliency import ROWS, explain, explain_batch, explain_batch_by, record_maps
 from training.teacher_forcing import teacher_forced
 
 GOOD = "<think>the red ball</think>the ball"
@@ -192,6 +192,29 @@ def test_many_give_the_same_numbers_as_one_by_one(policy, method):
             )
             if one.values is not None:
                 np.testing.assert_allclose(one.values, other.values, atol=1e-5 * one.values.max())
+
+
+def test_all_kinds_from_one_pass_are_bit_for_bit_those_of_a_pass_each(policy):
+    examples = [
+        (_picture(), "what is it", GOOD),
+        (_picture(120, 290, 1), "look at the picture", "<think>it is the red ball</think>ball"),
+        (_picture(84, 112, 5), "it", "red ball"),
+    ]
+    kinds = [(method, rows) for method in METHODS for rows in ROWS]
+    passes = []
+    watched = policy.model.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    together = explain_batch_by(policy, examples, kinds, batch_size=2)
+    watched.remove()
+    assert passes == [False, True] * 2  # two batches, and a pass with gradients only for grad_attention
+    assert list(together) == kinds
+    for (method, rows), of in together.items():
+        alone = explain_batch(policy, examples, method=method, rows=rows, batch_size=2)
+        assert [(m.method, m.rows, m.reason) for m in of.maps] == [(method, rows, m.reason) for m in alone]
+        for one, other in zip(alone, of.maps, strict=True):
+            assert (one.values is None) == (other.values is None)
+            assert one.values is None or np.array_equal(one.values, other.values), (method, rows)
+        assert of.processor_seconds > 0
+    assert torch.is_grad_enabled()
 
 
 def test_chunks_in_order_give_the_same_maps_as_the_whole_batch(policy):
