@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from storage.archive import map_id, unpack
+from storage.archive import map_id, region_of, unpack
 from storage.objects import sha256_bytes
 from storage.rows import rows_from_paths
 from storage.tables import from_rows, read_table
@@ -16,7 +16,7 @@ from training.conversation import messages
 from training.dataset import picture
 from training.faithfulness import curves_of, layouts, log_probabilities, said_of
 from training.masking import filled, random_order
-from training.overlap import score
+from training.overlap import WHOLE, score
 from training.policy import load_policy, save_policy
 from training.progress import read_json_lines
 from training.saliency import SaliencyMap
@@ -76,6 +76,7 @@ def test_one_map_per_scorable_answer_with_the_measures_of_its_boxes(desk, finish
         kept = archived.pop(row["map_id"])
         example = boxes[row["example_id"]]
         assert (kept["image_w_px"], kept["image_h_px"]) == (example.width_px, example.height_px)
+        assert region_of(kept) == WHOLE
         assert (kept["grid_w"] > kept["grid_h"]) == (example.width_px > example.height_px)
         values = unpack(kept["values"], kept["grid_h"], kept["grid_w"])
         again = score(values, example.boxes, (example.width_px, example.height_px))
