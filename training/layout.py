@@ -51,7 +51,7 @@ class Layout:
                 fits = n_tokens >= 1 and n_cells >= 1 and first >= 0 and first + n_cells <= n_grid
                 if not fits or n_cells % n_tokens:
                     raise ValueError(
-                        f"{tile} on a grid of {self.grid_hw}: wanted cells inside the grid, divided evenly by its tokens"
+                        f"{tile} on a grid of {self.grid_hw}: wanted cells inside it that the tokens divide evenly"
                     )
 
     @property
