@@ -17,8 +17,9 @@ from PIL import Image
 
 from ops import overlays
 from ops.comparison import COLD_START, policy_order
+from ops.grid import rectangle
 from ops.pictures import MAX_PIXELS, PictureProblem, open_upright
-from storage.archive import unpack
+from storage.archive import region_of, unpack
 
 Row = dict[str, Any]
 PER_GROUP = 2
@@ -39,7 +40,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Answered:
-    """What one policy said about an example, with the heat layer (None: no map, and why)."""
+    """What one policy said about an example, with the heat layer (None: no map, and why).
+
+    heat_xywh: where it lies, in pixels of the picture, not rounded; beyond the picture where the policy saw padding.
+    """
 
     policy: str
     completion: str
@@ -51,6 +55,7 @@ class Answered:
     lift: float | None
     reason: str | None
     heat_uri: str | None
+    heat_xywh: tuple[float, float, float, float] | None
     grid: str | None
 
 
@@ -189,12 +194,14 @@ def _figure(
     pictures: Mapping[str, bytes],
 ) -> Figure:
     said = sorted(said, key=lambda row: policy_order(r["policy"] for r in said).index(row["policy"]))
-    grids = {}
+    grids, places = {}, {}
     for row in said:
         if row["map_id"] is not None and row["map_id"] in map_of:
-            grids[row["policy"]] = overlays.times_even(_unpacked(map_of[row["map_id"]]))
+            archived = map_of[row["map_id"]]
+            grids[row["policy"]] = overlays.times_even(_unpacked(archived))
+            places[row["policy"]] = rectangle(region_of(archived), size_wh)
     top = max((float(grid.max()) for grid in grids.values()), default=0.0)
-    answers = tuple(_answered(row, grids.get(row["policy"]), top) for row in said)
+    answers = tuple(_answered(row, grids.get(row["policy"]), places.get(row["policy"]), top) for row in said)
     data = pictures.get(example["image_sha256"])
     return Figure(
         example=example,
@@ -208,7 +215,9 @@ def _figure(
     )
 
 
-def _answered(row: Row, grid: np.ndarray | None, top: float) -> Answered:
+def _answered(
+    row: Row, grid: np.ndarray | None, place: tuple[float, float, float, float] | None, top: float
+) -> Answered:
     drawn = grid is not None and top > 0
     return Answered(
         policy=row["policy"],
@@ -221,6 +230,7 @@ def _answered(row: Row, grid: np.ndarray | None, top: float) -> Answered:
         lift=row["lift"],
         reason=row["unscorable_reason"],
         heat_uri=data_uri(overlays.heat_png(grid, top), "image/png") if drawn and grid is not None else None,
+        heat_xywh=place,
         grid=f"{grid.shape[1]}\N{MULTIPLICATION SIGN}{grid.shape[0]}" if grid is not None else None,
     )
 

@@ -1,9 +1,10 @@
 """Saliency maps and boxes drawn over pictures.
 
-A map is drawn as the exact blocks of the token grid: cell (row, column) covers the picture from
-column * width / grid_w to (column + 1) * width / grid_w, and likewise downwards. Nothing is smoothed, because
-the policy saw nothing finer. Colours are inferno (perceptually uniform: lightness rises evenly), and opacity
-rises with the value too, so that the picture shows where the map is empty.
+A map is drawn as the exact blocks of the token grid: its cells divide the region that the policy saw evenly, so
+that on a whole picture cell (row, column) covers column * width / grid_w to (column + 1) * width / grid_w, and
+likewise downwards. Nothing is smoothed, because the policy saw nothing finer. Colours are inferno
+(perceptually uniform: lightness rises evenly), and opacity rises with the value too, so that the picture shows
+where the map is empty.
 
 Reading and storing pictures is not done here; bytes come in and bytes go out.
 """
@@ -13,6 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from ops.grid import WHOLE, Region, on_pixels
 
 Box = tuple[float, float, float, float]
 
@@ -83,19 +86,25 @@ def overlay(
     values: np.ndarray | None,
     boxes: Sequence[Box],
     *,
+    region: Region = WHOLE,
     top: float | None = None,
     long_side_px: int = 480,
 ) -> bytes:
     """PNG of the picture with the map (None: none) and the boxes on it.
 
     values: [grid_h, grid_w], not negative, any scale. boxes: (x1, y1, x2, y2) in pixels of `picture`.
-    top: see heat_rgba, in multiples of an even spread; by default this map's own highest cell.
+    region: the part of the picture that the grid spans; nothing is painted outside of it, and cells on padding are
+    not seen. top: see heat_rgba, in multiples of an even spread; by default this map's own highest cell. Raises
+    ValueError for a map, a region or a box that is none.
     """
+    bad = [box for box in boxes if not np.isfinite(box).all() or box[2] < box[0] or box[3] < box[1]]
+    if bad:
+        raise ValueError(f"boxes {bad}: wanted finite x1 <= x2, y1 <= y2 in pixels")
     base = shrunk(picture, long_side_px)
     if values is not None and np.asarray(values).any():
         even = times_even(values)
         cells = heat_rgba(even, top if top is not None else float(even.max()))
-        heat = Image.fromarray(_blocks(cells, base.size))
+        heat = Image.fromarray(on_pixels(cells, base.size, region))
         base = Image.alpha_composite(base.convert("RGBA"), heat).convert("RGB")
     scale_x, scale_y = base.width / picture.width, base.height / picture.height
     draw = ImageDraw.Draw(base)
@@ -114,11 +123,3 @@ def overlay(
     out = io.BytesIO()
     base.save(out, "PNG")
     return out.getvalue()
-
-
-def _blocks(cells: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
-    """Each pixel takes the cell under its centre: [h, w, 4] from [grid_h, grid_w, 4]."""
-    width, height = size_wh
-    rows = ((np.arange(height) + 0.5) * cells.shape[0] / height).astype(np.int64)
-    columns = ((np.arange(width) + 0.5) * cells.shape[1] / width).astype(np.int64)
-    return np.ascontiguousarray(cells[rows][:, columns])

@@ -4,6 +4,8 @@ The table that holds them belongs to `schema`, computing and scoring maps to the
 """
 
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,7 @@ from storage.objects import sha256_bytes
 
 _STORED = np.dtype("<f2")
 _ID_DIGITS = 24
+_REGION = ("region_x1", "region_y1", "region_x2", "region_y2")
 
 
 class ArchiveError(ValueError):
@@ -47,3 +50,14 @@ def unpack(data: bytes, grid_h: int, grid_w: int) -> npt.NDArray[np.float32]:
     if grid_h < 1 or grid_w < 1 or len(data) != wanted:
         raise ArchiveError(f"map of {len(data)} bytes: wanted {wanted} for {grid_h} x {grid_w} float16 cells")
     return np.frombuffer(data, dtype=_STORED).reshape(grid_h, grid_w).astype(np.float32)
+
+
+def region_columns(region: Sequence[float]) -> dict[str, float]:
+    """The columns that keep the part of the picture that a map's grid spans (x1, y1, x2, y2 as shares)."""
+    return dict(zip(_REGION, map(float, region), strict=True))
+
+
+def region_of(row: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """The region of a row of saliency_maps, as `region_columns` kept it."""
+    x1, y1, x2, y2 = (float(row[column]) for column in _REGION)
+    return x1, y1, x2, y2

@@ -6,7 +6,7 @@ description and a higher SCHEMA_VERSION, and in the verb that fills it.
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 QUARANTINE_STAGES = ("read", "picture", "box", "question", "split")
 
@@ -44,8 +44,8 @@ UNSCORABLE = (
     "format_invalid",
 )
 
-UNMASKED = ("no_boxes", "no_room")
-"""Why evidence cannot be held against an equal mask elsewhere: no evidence, or too few cells beside it."""
+UNMASKED = ("no_boxes", "evidence_not_seen", "no_room")
+"""Why evidence cannot be held against an equal mask elsewhere: none (seen), or too few cells beside it."""
 
 # Closed lists of values, by (table, column); None is always allowed where the column is nullable.
 ALLOWED_VALUES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -94,7 +94,7 @@ _UNSCORABLE = _maybe(
 _MASS = _maybe(
     "mass", _F64, "share of the map inside the union of the evidence boxes, 0 to 1; read beside chance"
 )
-_CHANCE = _maybe("chance", _F64, "mass of a uniform map: the evidence's share of the picture's area")
+_CHANCE = _maybe("chance", _F64, "mass of a uniform map: the evidence's share of the map's region")
 _LIFT = _maybe("lift", _F64, "(mass - chance) / (1 - chance): 0 = a uniform map, 1 = all inside the evidence")
 _POINTING = _maybe("pointing_hit", _BOOL, "whether the map's highest cell lies on the evidence")
 _IOU = _maybe("iou_area", _F64, "overlap (IoU) of the evidence with the map's top cells of the same area")
@@ -307,6 +307,10 @@ _SALIENCY_MAPS = pa.schema(
         _column("grid_w", _I32, "columns of the token grid"),
         _column("image_w_px", _I32, "width of the upright picture in pixels"),
         _column("image_h_px", _I32, "height of the upright picture in pixels"),
+        _column("region_x1", _F64, "left edge of what the grid spans, as a share of the picture's width"),
+        _column("region_y1", _F64, "its top edge, as a share of the height; below 0 where it was padded"),
+        _column("region_x2", _F64, "its right edge, as a share of the width; below 1 where it was cropped"),
+        _column("region_y2", _F64, "its bottom edge, as a share of the height"),
         _column("values", _BYTES, "grid_h x grid_w float16, little-endian, row-major"),
         _MASS,
         _CHANCE,

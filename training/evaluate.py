@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ops.statistics import mean_by_cluster
-from storage.archive import map_id, pack
+from storage.archive import map_id, pack, region_columns
 from storage.objects import sha256_bytes
 from storage.rows import Row, rows_from_paths
 from storage.tables import TableError, encode_table, from_rows, read_table
@@ -238,6 +238,7 @@ def _archived(found: SaliencyMap, values: np.ndarray, row: Row, prediction: dict
         "grid_w": values.shape[1],
         "image_w_px": row.width_px,
         "image_h_px": row.height_px,
+        **region_columns(found.region),
         "values": pack(values),
     }
 

@@ -24,7 +24,7 @@ from training.answers import CORRECT_FROM, answer_ids, points_of, text_of
 from training.config import EvaluateSettings
 from training.conversation import parse
 from training.layout import Layout
-from training.masking import Mask, Order, elsewhere, evidence_cells, filled, order_of, random_order, top_cells
+from training.masking import Mask, Order, evidence_and_elsewhere, filled, order_of, random_order, top_cells
 from training.overlap import Region
 from training.policy import Policy
 from training.saliency import SaliencyMap
@@ -197,10 +197,10 @@ def masked_answers(
     asked: list[tuple[int, str, Image.Image]] = []
     for i, layout in enumerate(layouts(policy, pictures)):
         row, image, region = rows[i], pictures[i], layout.region
-        evidence = evidence_cells(row.boxes, image.size, layout.grid_hw, region)
-        beside = elsewhere(evidence, row.example_id)
-        columns.append({"unmasked_reason": beside if isinstance(beside, str) else None})
-        if not isinstance(beside, str):
+        masks = evidence_and_elsewhere(row.boxes, image.size, layout.grid_hw, region, row.example_id)
+        columns.append({"unmasked_reason": masks if isinstance(masks, str) else None})
+        if not isinstance(masks, str):
+            evidence, beside = masks
             asked.append((i, "correct_evidence_masked", filled(image, evidence, region)))
             asked.append((i, "correct_elsewhere_masked", filled(image, beside, region)))
     for start in range(0, len(asked), settings.batch_size):

@@ -8,6 +8,7 @@ from functools import cache
 
 from torch import Tensor
 
+from ops.grid import checked
 from training.overlap import WHOLE, Region
 
 
@@ -33,12 +34,25 @@ class Layout:
     """A sample's image tokens, in the order of the sequence, on the finest grid that spans the picture.
 
     region: the part of the upright picture that the grid spans, x1, y1, x2, y2 as shares of its width and
-    height. It lies inside 0 to 1 where a processor crops, and reaches beyond where it pads.
+    height. It lies inside 0 to 1 where a processor crops, and reaches beyond where it pads. Raises ValueError for a
+    region without area, and for a tile that reaches out of the grid or whose tokens do not divide its cells evenly.
     """
 
     grid_hw: tuple[int, int]
     tiles: tuple[Tile, ...]
     region: Region = WHOLE
+
+    def __post_init__(self) -> None:
+        checked(self.region)
+        for tile in self.tiles:
+            for n_tokens, first, n_cells, n_grid in zip(
+                tile.tokens_hw, tile.top_left, tile.cells_hw, self.grid_hw, strict=True
+            ):
+                fits = n_tokens >= 1 and n_cells >= 1 and first >= 0 and first + n_cells <= n_grid
+                if not fits or n_cells % n_tokens:
+                    raise ValueError(
+                        f"{tile} on a grid of {self.grid_hw}: wanted cells inside it that the tokens divide evenly"
+                    )
 
     @property
     def n_tokens(self) -> int:

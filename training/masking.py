@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.overlap import WHOLE, BoxXyxy, Region, coverage_in_region
+from ops.grid import WHOLE, Region, cell_of_pixel, checked, on_pixels
+from training.overlap import ROUNDING, BoxXyxy, coverage_in_region, unseen_reason
 
 Mask = NDArray[np.bool_]
 Order = NDArray[np.int64]
@@ -34,9 +35,13 @@ def order_of(values: NDArray[np.floating], name: str) -> Order:
     """Cell numbers (row-major) of a map [grid_h, grid_w], strongest first.
 
     Equal values, such as the zeros of a map, stand in the order of `random_order`: neither the top of the picture
-    nor any other place is preferred.
+    nor any other place is preferred. Raises ValueError for a map that is not finite.
     """
     flat = np.asarray(values, dtype=np.float64).ravel()
+    if not np.isfinite(flat).all():
+        raise ValueError(
+            f"{int((~np.isfinite(flat)).sum())} of {flat.size} cells are not finite; wanted none"
+        )
     rank = np.empty(flat.size, dtype=np.int64)
     rank[random_order(flat.size, name)] = np.arange(flat.size)
     return np.lexsort((rank, -flat)).astype(np.int64)
@@ -53,20 +58,15 @@ def top_cells(order: Order, grid_hw: tuple[int, int], fraction: float) -> Mask:
 def pixel_mask(cells: Mask, image_wh: tuple[int, int], region: Region = WHOLE) -> Mask:
     """Pixels [height, width] whose centre lies in a chosen cell of the grid that spans `region` (x1, y1, x2, y2 as
     shares of the picture) evenly; pixels outside the region lie in no cell."""
-    framed = np.pad(cells, 1)  # a cell of nothing all round
-    row = _cell_of_pixel(image_wh[1], cells.shape[0], region[1], region[3])
-    column = _cell_of_pixel(image_wh[0], cells.shape[1], region[0], region[2])
-    return np.asarray(framed[row[:, None] + 1, column[None, :] + 1], dtype=bool)
+    return np.asarray(on_pixels(cells, image_wh, region), dtype=bool)
 
 
-def _cell_of_pixel(n_pixels: int, n_cells: int, start: float, stop: float) -> NDArray[np.int64]:
-    """The cell that holds each pixel's centre along one axis, -1 before the first and n_cells after the last."""
-    if (start, stop) == (0.0, 1.0):
-        # In whole numbers, so that nothing is rounded at the edges.
-        return ((2 * np.arange(n_pixels) + 1) * n_cells) // (2 * n_pixels)
-    centre = (np.arange(n_pixels) + 0.5) / n_pixels
-    cell = np.floor((centre - start) / (stop - start) * n_cells)
-    return np.clip(cell, -1, n_cells).astype(np.int64)
+def cells_with_pixels(image_wh: tuple[int, int], grid_hw: tuple[int, int], region: Region = WHOLE) -> Mask:
+    """Cells of the grid over `region` that hold the centre of a pixel; a cell of padding alone holds none."""
+    x1, y1, x2, y2 = checked(region)
+    rows = np.isin(np.arange(grid_hw[0]), cell_of_pixel(image_wh[1], grid_hw[0], y1, y2))
+    columns = np.isin(np.arange(grid_hw[1]), cell_of_pixel(image_wh[0], grid_hw[1], x1, x2))
+    return np.asarray(rows[:, None] & columns[None, :], dtype=bool)
 
 
 def filled(picture: Image.Image, cells: Mask, region: Region = WHOLE) -> Image.Image:
@@ -79,32 +79,52 @@ def filled(picture: Image.Image, cells: Mask, region: Region = WHOLE) -> Image.I
 
 def evidence_cells(
     boxes_xyxy_px: Sequence[BoxXyxy],
-    image_wh: tuple[float, float],
+    image_wh: tuple[int, int],
     grid_hw: tuple[int, int],
     region: Region = WHOLE,
 ) -> Mask:
-    """Cells of the grid over `region` that the evidence boxes touch, if only by a corner."""
-    return np.asarray(coverage_in_region(boxes_xyxy_px, image_wh, grid_hw, region) > 1e-9, dtype=bool)
+    """Cells of the grid over `region` that the evidence boxes touch, if only by a corner, and that hold a pixel."""
+    touched = coverage_in_region(boxes_xyxy_px, image_wh, grid_hw, region) > ROUNDING
+    return np.asarray(touched & cells_with_pixels(image_wh, grid_hw, region), dtype=bool)
 
 
-def elsewhere(evidence: Mask, name: str) -> Mask | str:
-    """As many cells as the evidence has, none of them evidence; or the reason why there are none.
+def evidence_and_elsewhere(
+    boxes_xyxy_px: Sequence[BoxXyxy],
+    image_wh: tuple[int, int],
+    grid_hw: tuple[int, int],
+    region: Region,
+    name: str,
+) -> tuple[Mask, Mask] | str:
+    """`evidence_cells`, and as many cells `elsewhere` that hold pixels too; or the reason why they are not to be had.
 
-    The evidence's own shape is moved to a place drawn among all where it lies inside the grid and off the evidence;
-    where there is no such place, other cells are drawn one by one. Reasons: `no_boxes`, and `no_room` where fewer
-    cells are left than the evidence has.
+    Reasons, of storage.schema.UNMASKED: `no_boxes`, `evidence_not_seen` (no cell sees any of them), `no_room`.
     """
-    n_cells = int(evidence.sum())
+    evidence = evidence_cells(boxes_xyxy_px, image_wh, grid_hw, region)
+    if not evidence.any():
+        return unseen_reason(boxes_xyxy_px, image_wh)
+    beside = elsewhere(evidence, name, cells_with_pixels(image_wh, grid_hw, region))
+    return beside if isinstance(beside, str) else (evidence, beside)
+
+
+def elsewhere(evidence: Mask, name: str, among: Mask) -> Mask | str:
+    """As many cells as the evidence has, all of `among` and none of them evidence; or the reason why there are none.
+
+    among: the cells to choose from (`cells_with_pixels`: to fill padding would change nothing). The evidence's own
+    shape is moved to a place drawn among all where it lies inside these cells and off the evidence; where there is no
+    such place, other cells are drawn one by one. Reasons: `no_boxes`, and `no_room` where fewer cells are left than
+    the evidence has.
+    """
+    n_cells, free = int(evidence.sum()), among & ~evidence
     if not n_cells:
         return "no_boxes"
-    if evidence.size - n_cells < n_cells:
+    if free.sum() < n_cells:
         return "no_room"
     generator = generator_of(f"elsewhere:{name}")
-    moved = [place for place in _moved(evidence) if not (place & evidence).any()]
+    moved = [place for place in _moved(evidence) if not (place & ~free).any()]
     if moved:
         return moved[int(generator.integers(len(moved)))]
     chosen = np.zeros(evidence.size, dtype=bool)
-    chosen[generator.choice(np.flatnonzero(~evidence.ravel()), n_cells, replace=False)] = True
+    chosen[generator.choice(np.flatnonzero(free.ravel()), n_cells, replace=False)] = True
     return chosen.reshape(evidence.shape)
 
 

@@ -11,15 +11,15 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from ops.grid import WHOLE as WHOLE
+from ops.grid import Region as Region
+from ops.grid import rectangle
+
 Floats = NDArray[np.float64]
 BoxXyxy = Sequence[float]
-Region = tuple[float, float, float, float]
-"""x1, y1, x2, y2 as shares of a picture's width and height."""
 
-WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
-"""The region of a grid that spans the whole picture."""
-
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
+"""Boxes that cover no cell by more than this share touch none: what is left where edges meet and are rounded."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,17 @@ class Overlap:
     """A map against the union of its boxes: all numbers, or `reason` and no number.
 
     Chance is what the map scores on average when its own values are shuffled over the grid: it then has the
-    same values and knows nothing of the picture.
+    same values and knows nothing of the picture. Cells of padding are image tokens like any other, on which a map
+    may lie, so they are shuffled too and count in every chance value: a map that only keeps off the padding is
+    already above chance. Areas are shares of the region that the grid spans, padding included.
 
-    mass: share of the map inside the boxes, in [0, 1]. `chance`: the boxes' share of the picture, which a
-    uniform map scores too. `lift` = (mass - chance) / (1 - chance): 0 is chance, 1 is all inside.
+    mass: share of the map inside the boxes, in [0, 1]. `chance`: the boxes' share of the region (where nothing is
+    cropped or padded: of the picture), which a uniform map scores too. `lift` = (mass - chance) / (1 - chance): 0 is
+    chance, 1 is all inside.
     pointing_hit: the strongest cell is an evidence cell; `pointing_chance`.
     iou_otsu, iou_area: overlap of the boxes with the cells above Otsu's threshold, and with the strongest
     cells of the same total area as the boxes; `iou_otsu_chance`, `iou_area_chance` (the latter as if no two
-    cells were equal). For boxes of area a, a share of the picture, both go towards a / (2 - a) on a fine
+    cells were equal). For boxes of area a, a share of the region, both go towards a / (2 - a) on a fine
     grid when the area is the same; on few cells chance is higher.
     auroc: chance is 0.5. ap: average precision; `ap_chance`, above the boxes' share for the same reason (it
     is that share for a uniform map). entropy: of the map, 1 for a uniform one; shuffling does not change it,
@@ -69,7 +72,7 @@ def coverage(
     <= x2 and y1 <= y2, and for an empty picture or grid.
     """
     (width, height), (grid_h, grid_w) = image_wh, grid_hw
-    if not (width > 0 and height > 0 and grid_h > 0 and grid_w > 0):
+    if not (0 < width < np.inf and 0 < height < np.inf and grid_h > 0 and grid_w > 0):
         raise ValueError(
             f"picture {image_wh} and grid {grid_hw}: wanted positive (width, height) and (rows, columns)"
         )
@@ -96,13 +99,13 @@ def score(
     """Score a map (non-negative, [grid_h, grid_w]) against boxes in pixels of the upright picture.
 
     region: the part of the picture that the map's grid spans, x1, y1, x2, y2 as shares of its width and height
-    (`SaliencyMap.region`); chance is the boxes' share of it. Reasons instead of numbers: `zero_map`, `no_boxes` (none,
-    or none with area inside the picture), `evidence_not_seen` (all of them outside the region),
-    `box_covers_everything`. Raises ValueError for a map that is not two-dimensional, finite and non-negative.
+    (`SaliencyMap.region`). Reasons instead of numbers: `zero_map` and those of `evidence_on_grid`. Raises ValueError
+    for a map that is not two-dimensional, finite and non-negative, and as `coverage_in_region`.
     """
-    heat, covered, reason = _prepared(values, boxes_xyxy_px, image_wh, region)
-    if reason is not None:
-        return Overlap(reason=reason)
+    prepared = _prepared(values, boxes_xyxy_px, image_wh, region)
+    if isinstance(prepared, str):
+        return Overlap(reason=prepared)
+    heat, covered = prepared
     auroc, ap, ap_chance = _ranking(heat, covered)
     hit, hit_chance = _pointing(heat, covered)
     above, area = _above_otsu(heat), float(covered.sum())
@@ -128,8 +131,8 @@ def mass_in_boxes(
     region: Region = WHOLE,
 ) -> Overlap:
     """As `score`, with mass, chance and lift alone: what a reward needs, at a small part of the time."""
-    heat, covered, reason = _prepared(values, boxes_xyxy_px, image_wh, region)
-    return Overlap(reason=reason) if reason is not None else _mass(heat, covered)
+    prepared = _prepared(values, boxes_xyxy_px, image_wh, region)
+    return Overlap(reason=prepared) if isinstance(prepared, str) else _mass(*prepared)
 
 
 def _prepared(
@@ -137,8 +140,8 @@ def _prepared(
     boxes_xyxy_px: Sequence[BoxXyxy],
     image_wh: tuple[float, float],
     region: Region,
-) -> tuple[Floats, Floats, str | None]:
-    """The map with a maximum of 1, the boxes' coverage, and why there is nothing to score, if so."""
+) -> tuple[Floats, Floats] | str:
+    """The map with a maximum of 1 and the boxes' coverage, or why there is nothing to score."""
     weights = np.asarray(values, dtype=np.float64)
     if weights.ndim != 2 or not weights.size or not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(
@@ -146,15 +149,12 @@ def _prepared(
             f"{int((weights < 0).sum())} negative; wanted [grid_h, grid_w], finite, non-negative (relu first)"
         )
     grid_h, grid_w = weights.shape
-    covered = coverage_in_region(boxes_xyxy_px, image_wh, (grid_h, grid_w), region)
-    if covered.mean() <= 0:
-        seen = coverage(boxes_xyxy_px, image_wh, (1, 1))
-        return weights, covered, "evidence_not_seen" if seen.any() else "no_boxes"
-    if covered.mean() >= 1 - _ROUNDING:
-        return weights, covered, "box_covers_everything"
+    covered = evidence_on_grid(boxes_xyxy_px, image_wh, (grid_h, grid_w), region)
+    if isinstance(covered, str):
+        return covered
     if weights.max() <= 0:
-        return weights, covered, "zero_map"
-    return weights / weights.max(), covered, None  # no sum of it can overflow or vanish
+        return "zero_map"
+    return weights / weights.max(), covered  # no sum of it can overflow or vanish
 
 
 def _mass(heat: Floats, covered: Floats) -> Overlap:
@@ -163,18 +163,45 @@ def _mass(heat: Floats, covered: Floats) -> Overlap:
 
 
 def coverage_in_region(
-    boxes_xyxy_px: Sequence[BoxXyxy], image_wh: tuple[float, float], grid_hw: tuple[int, int], region: Region
+    boxes_xyxy_px: Sequence[BoxXyxy],
+    image_wh: tuple[float, float],
+    grid_hw: tuple[int, int],
+    region: Region = WHOLE,
 ) -> Floats:
-    """`coverage` on a grid that spans a part of the picture; boxes end at the picture's border as well."""
-    width, height = image_wh
-    x1, y1, x2, y2 = region
-    if not (x1 < x2 and y1 < y2):
-        raise ValueError(f"region {region}: wanted x1 < x2 and y1 < y2 as shares of the picture")
+    """`coverage` on a grid that spans a region of the picture; boxes end at the picture's border as well.
+
+    A cell that lies partly on padding is covered by its part on the picture at most. Raises ValueError as `coverage`
+    and for a region that is not finite or has no area.
+    """
+    x, y, width, height = rectangle(region, image_wh)
     if region == WHOLE:
         return coverage(boxes_xyxy_px, image_wh, grid_hw)
-    boxes = np.clip(_checked(boxes_xyxy_px), 0, [width, height, width, height])
-    boxes = boxes - np.array([x1 * width, y1 * height] * 2)
-    return coverage([*boxes], ((x2 - x1) * width, (y2 - y1) * height), grid_hw)
+    boxes = np.clip(_checked(boxes_xyxy_px), 0, [*image_wh, *image_wh]) - [x, y, x, y]
+    return coverage([*boxes], (width, height), grid_hw)
+
+
+def evidence_on_grid(
+    boxes_xyxy_px: Sequence[BoxXyxy],
+    image_wh: tuple[float, float],
+    grid_hw: tuple[int, int],
+    region: Region = WHOLE,
+) -> Floats | str:
+    """`coverage_in_region` of boxes that a map can be held against; otherwise the reason why it cannot.
+
+    Reasons: those of `unseen_reason`, where no cell is covered, and `box_covers_everything`: all that the grid spans
+    of the picture. Padding does not count there, as it is never evidence.
+    """
+    covered = coverage_in_region(boxes_xyxy_px, image_wh, grid_hw, region)
+    if covered.max() <= ROUNDING:
+        return unseen_reason(boxes_xyxy_px, image_wh)
+    everything = coverage_in_region([(0, 0, *image_wh)], image_wh, grid_hw, region)
+    return "box_covers_everything" if covered.sum() >= everything.sum() * (1 - ROUNDING) else covered
+
+
+def unseen_reason(boxes_xyxy_px: Sequence[BoxXyxy], image_wh: tuple[float, float]) -> str:
+    """Why no cell sees any evidence: `no_boxes` (none, or none with area inside the picture), else
+    `evidence_not_seen` (all of it outside the grid's region)."""
+    return "evidence_not_seen" if coverage(boxes_xyxy_px, image_wh, (1, 1)).any() else "no_boxes"
 
 
 def _checked(boxes_xyxy_px: Sequence[BoxXyxy]) -> Floats:
@@ -196,7 +223,7 @@ def _pointing(heat: Floats, covered: Floats) -> tuple[bool, float]:
     least; where boxes are so small that none is, the most covered one (or ones). A centre-in-box rule would
     depend on which edge of a box is closed, and small boxes could not be hit at all.
     """
-    evidence = covered >= min(0.5, float(covered.max())) - _ROUNDING
+    evidence = covered >= min(0.5, float(covered.max())) - ROUNDING
     return bool(evidence.flat[int(heat.argmax())]), float(evidence.mean())
 
 
@@ -226,8 +253,8 @@ def chance_iou(covered: Floats, area: float) -> float:
 
 def _mean_exp(covered: Floats, area: float, rates: Floats) -> Floats:
     """Mean of exp(rate * sum of minima) over all random sets as in `chance_iou`, for each rate."""
-    n_whole = int(area + _ROUNDING)
-    part = area - n_whole if area - n_whole > _ROUNDING else 0.0
+    n_whole = int(area + ROUNDING)
+    part = area - n_whole if area - n_whole > ROUNDING else 0.0
     touched = covered[covered > 0]
     n_all, n, most = covered.size, touched.size, min(n_whole, touched.size)
     whole_factor = np.exp(rates[:, None] * touched)

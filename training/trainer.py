@@ -23,7 +23,6 @@ from trl import GRPOTrainer, SFTTrainer
 from training.answers import CORRECT_FROM
 from training.checkpoints import RestoresEveryWeight
 from training.map_loss import contrast, has_map
-from training.overlap import coverage_in_region
 from training.policy import Policy
 from training.progress import UNSCORABLE
 from training.recipes import Recipe
@@ -57,8 +56,7 @@ def _contrast_of(judged: _Right, signed: Tensor | None, located: Located) -> Ten
     """The contrast of a completion's signed map, or why it has none."""
     if signed is None or located.layout is None:
         return str(located.reason)
-    layout = located.layout
-    return contrast(signed, coverage_in_region(judged.boxes, judged.image_wh, layout.grid_hw, layout.region))
+    return contrast(signed, judged.boxes, judged.image_wh, located.layout.region)
 
 
 def _told(found: Tensor | str, alive: bool) -> float | str:

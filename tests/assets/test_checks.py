@@ -12,6 +12,7 @@ import pytest
 
 from assets import checks, checks_data, checks_evidence, product
 from ops.sources import Source
+from storage.archive import region_columns
 from storage.lineage import Ledger, Work
 from storage.objects import Store
 from storage.tables import from_rows
@@ -91,6 +92,7 @@ def a_map(map_id: str) -> dict[str, Any]:
         "grid_w": 2,
         "image_w_px": 20,
         "image_h_px": 10,
+        **region_columns((0, 0, 1, 1)),
         "values": b"\0\0\0\0",
     }
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
+from storage.archive import region_columns
 from storage.schema import TABLES
 
 COLOURS = {"red": (208, 60, 50), "blue": (50, 100, 200), "yellow": (235, 195, 50), "green": (60, 150, 85)}
@@ -239,6 +240,7 @@ def _answer(
                 "grid_w": values.shape[1],
                 "image_w_px": size_wh[0],
                 "image_h_px": size_wh[1],
+                **region_columns((0, 0, 1, 1)),
                 "values": values.astype("<f2").tobytes(),
             }
         )

@@ -1,10 +1,14 @@
 import io
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from ops import overlays
+from ops.grid import cell_of_pixel
 
 
 def lightness(rgb):
@@ -101,3 +105,68 @@ def test_a_shared_top_makes_two_maps_comparable():
     bright = pixels(overlays.overlay(black, sharp, [], top=4.0))[0, -1].sum()
     dim = pixels(overlays.overlay(black, flat, [], top=4.0))[0, -1].sum()
     assert bright > 2 * dim > 0
+
+
+def painted(grid, size_wh, region):
+    """Pixels that the overlay changes on white, by their colour: {(x, y): colour}."""
+    seen = pixels(overlays.overlay(Image.new("RGB", size_wh, (255, 255, 255)), grid, [], region=region))
+    return {(x, y): tuple(seen[y, x]) for y, x in zip(*np.nonzero((seen != 255).any(axis=2)), strict=True)}
+
+
+def test_a_map_of_the_middle_half_is_painted_there_and_nowhere_else():
+    # 8 x 2 px; the region is x 2 to 6, its two cells 2 to 4 and 4 to 6
+    middle = (0.25, 0.0, 0.75, 1.0)
+    colours = painted(np.array([[1.0, 2.0]]), (8, 2), middle)
+    assert set(colours) == {(x, y) for x in (2, 3, 4, 5) for y in (0, 1)}
+    left, right = ({colours[x, y] for x in xs for y in (0, 1)} for xs in ((2, 3), (4, 5)))
+    assert len(left) == len(right) == 1 and left != right
+    assert set(painted(np.array([[0.0, 2.0]]), (8, 2), middle)) == {(x, y) for x in (4, 5) for y in (0, 1)}
+    # upright: the same on its side
+    assert set(painted(np.array([[0.0], [2.0]]), (2, 8), (0.0, 0.25, 1.0, 0.75))) == {
+        (x, y) for x in (0, 1) for y in (4, 5)
+    }
+
+
+def test_cells_on_padding_are_not_seen():
+    # 3 x 4 px with 2 px of padding above and below: y -2 to 6, four cells of 2 px, the middle two on the picture
+    padded, grid = (0.0, -0.5, 1.0, 1.5), np.zeros((4, 1))
+    for row, wanted in enumerate([(), (0, 1), (2, 3), ()]):
+        grid[:] = 0
+        grid[row] = 1.0
+        assert set(painted(grid, (3, 4), padded)) == {(x, y) for x in range(3) for y in wanted}
+
+
+def test_a_shrunk_picture_keeps_the_region():
+    # 800 x 200 at most 8 px: 8 x 2 as above
+    wide = Image.new("RGB", (800, 200), (255, 255, 255))
+    drawn = overlays.overlay(wide, np.array([[0.0, 2.0]]), [], region=(0.25, 0.0, 0.75, 1.0), long_side_px=8)
+    assert np.argwhere((pixels(drawn) != 255).any(axis=2)).tolist() == [[0, 4], [0, 5], [1, 4], [1, 5]]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(1, 500), st.integers(1, 40), st.integers(-400, 400), st.integers(1, 900))
+def test_no_pixel_is_a_cell_off_however_the_region_is_rounded(n_pixels, n_cells, first_half_px, n_half_px):
+    """Oracle in fractions: regions that begin and end on half pixels, so that centres lie on edges of cells too."""
+    start, size = Fraction(first_half_px, 2 * n_pixels), Fraction(n_half_px, 2 * n_pixels)
+    expected = [
+        min(max((Fraction(2 * i + 1, 2 * n_pixels) - start) / size * n_cells // 1, -1), n_cells)
+        for i in range(n_pixels)
+    ]
+    assert cell_of_pixel(n_pixels, n_cells, float(start), float(start + size)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "region", [(0.5, 0.0, 0.5, 1.0), (1.0, 0.0, 0.0, 1.0), (np.nan, 0.0, 1.0, 1.0), (0.0, 1.0)]
+)
+def test_an_overlay_of_what_is_none_is_refused(region):
+    picture = Image.new("RGB", (9, 5))
+    with pytest.raises(ValueError, match="region"):
+        overlays.overlay(picture, np.ones((1, 2)), [], region=region)
+    for boxes in ([(3, 1, 2, 4)], [(0, 4, 2, 1)], [(0, 0, np.nan, 2)]):
+        with pytest.raises(ValueError, match="boxes"):
+            overlays.overlay(picture, None, boxes)
+    for bad in ([[np.nan, 1.0]], [[np.inf, 1.0]], [[-1.0, 1.0]], [1.0, 2.0]):
+        with pytest.raises(ValueError, match="wanted a grid"):
+            overlays.overlay(picture, np.array(bad), [])
+    outside = pixels(overlays.overlay(picture, None, [(20, 1, 30, 4)]))
+    assert (outside == 0).all()

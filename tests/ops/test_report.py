@@ -12,7 +12,7 @@ from ops.findings import Evaluations, finding
 from ops.report import ReportInputs, render
 from ops.report_tables import refused, sources
 from storage.schema import TABLES
-from storage.tables import empty
+from storage.tables import empty, from_rows
 from tests.ops.synthetic_evidence import COINS, make
 
 REWARDS = {"cold_start": 0, "accuracy": 2, "saliency_r1": 3}
@@ -278,6 +278,30 @@ def test_figures_share_one_scale_and_keep_boxes_in_picture_pixels(evidence):
     assert figure.boxes == ((box["x1_px"], box["y1_px"], box["x2_px"], box["y2_px"]),)
     assert figure.width_px != figure.height_px
     assert figure.top > 1
+
+
+def test_the_map_of_a_crop_lies_on_what_was_cropped_and_is_cut_at_the_picture(evidence):
+    """A region from a quarter to three quarters of the width, padded by a tenth of the height above and below."""
+    region = {"region_x1": 0.25, "region_y1": -0.1, "region_x2": 0.75, "region_y2": 1.1}
+    rows = [row | region for row in evidence.saliency_maps.to_pylist()]
+    cropped = inputs_of(evidence, saliency_maps=from_rows("saliency_maps", rows))
+    needed = gallery.choose(evidence.predictions, evidence.examples, 1)[0].example_ids[:1]
+    tables = (evidence.predictions, evidence.examples, evidence.boxes, cropped.saliency_maps, evidence.images)
+    figure = gallery.figures(needed, *tables, evidence.pictures)[needed[0]]
+    width, height = figure.width_px, figure.height_px
+    wanted = (width / 4, -0.1 * height, width / 2, 1.2 * height)
+    with_map = [said for said in figure.answers if said.heat_uri]
+    assert with_map and all(said.heat_xywh == pytest.approx(wanted) for said in with_map)
+    layers = re.findall(
+        r'<svg width="(\d+)" height="(\d+)" overflow="hidden" aria-hidden="true"><image class="heat" ([^>]*)/></svg>',
+        render(cropped).decode(),
+    )
+    assert layers
+    for w, h, said in layers:
+        x, y, across, down = (
+            float(re.search(rf' {name}="([^"]+)"', said)[1]) for name in ("x", "y", "width", "height")
+        )
+        assert (x, y, across, down) == pytest.approx((int(w) / 4, -0.1 * int(h), int(w) / 2, 1.2 * int(h)))
 
 
 def test_rows_in_are_examples_and_refused():

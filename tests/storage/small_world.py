@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.archive import map_id, pack
+from storage.archive import map_id, pack, region_columns
 from storage.lineage import Artifact, Ledger, Work
 from storage.objects import sha256_bytes
 from storage.tables import from_rows
@@ -163,6 +163,7 @@ class SmallWorld:
             "grid_w": 5,
             "image_w_px": 9,
             "image_h_px": 4,
+            **region_columns((0, 0, 1, 1)),
             "values": pack(np.arange(10).reshape(2, 5)),
             **scores(name),
         }

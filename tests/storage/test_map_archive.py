@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from storage.archive import ArchiveError, map_id, pack, unpack
+from storage.archive import ArchiveError, map_id, pack, region_columns, region_of, unpack
+from storage.schema import TABLES
 
 
 def test_values_are_row_major_and_divided_by_the_largest():
@@ -41,3 +42,13 @@ def test_each_part_matters_to_the_id():
     ids.add(map_id("p@1e", "", "c", "cot_rollout", "answer"))
     assert len(ids) == 7
     assert all(len(name) == 24 and int(name, 16) >= 0 for name in ids)
+
+
+def test_the_region_of_a_map_is_kept_exactly_and_in_its_order():
+    region = (1 / 6, -0.25, 5 / 6, 1.25)
+    columns = region_columns(region)
+    assert columns == {"region_x1": 1 / 6, "region_y1": -0.25, "region_x2": 5 / 6, "region_y2": 1.25}
+    assert region_of({**columns, "map_id": "m"}) == region
+    assert all(not TABLES["saliency_maps"].field(name).nullable for name in columns)
+    with pytest.raises(ValueError, match="argument"):
+        region_columns((0, 0, 1))

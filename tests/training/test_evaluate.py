@@ -6,9 +6,10 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from storage.archive import map_id, unpack
+from storage.archive import map_id, region_of, unpack
 from storage.objects import sha256_bytes
 from storage.rows import rows_from_paths
+from storage.schema import TABLES
 from storage.tables import from_rows, read_table
 from tests.training.small_run import SAID, run_from_file, save_speaking_policy, stage_config, write_tables
 from training import evaluate
@@ -16,7 +17,7 @@ from training.conversation import messages
 from training.dataset import picture
 from training.faithfulness import curves_of, layouts, log_probabilities, said_of
 from training.masking import filled, random_order
-from training.overlap import score
+from training.overlap import WHOLE, score
 from training.policy import load_policy, save_policy
 from training.progress import read_json_lines
 from training.saliency import SaliencyMap
@@ -76,6 +77,7 @@ def test_one_map_per_scorable_answer_with_the_measures_of_its_boxes(desk, finish
         kept = archived.pop(row["map_id"])
         example = boxes[row["example_id"]]
         assert (kept["image_w_px"], kept["image_h_px"]) == (example.width_px, example.height_px)
+        assert region_of(kept) == WHOLE
         assert (kept["grid_w"] > kept["grid_h"]) == (example.width_px > example.height_px)
         values = unpack(kept["values"], kept["grid_h"], kept["grid_w"])
         again = score(values, example.boxes, (example.width_px, example.height_px))
@@ -277,3 +279,13 @@ def test_a_log_probability_is_that_of_a_pass_made_by_hand(desk):
     # nothing filled, and all kept, is the picture as it is; all filled is nothing kept
     assert curves.deletion.answer[0] == curves.insertion.answer[-1] == 0.0
     assert curves.deletion.answer[-1] == curves.insertion.answer[0]
+
+
+def test_the_archive_keeps_the_region_of_a_cropped_map(desk):
+    row = rows_from_paths(desk[1], "train")[0]
+    region = (1 / 6, 0.0, 5 / 6, 1.0)
+    found = SaliencyMap(np.ones((2, 3)), None, (2, 3), (60, 40), "cot_rollout", "predictor", region=region)
+    columns = [field.name for field in TABLES["saliency_maps"]]
+    kept = evaluate._archived(found, found.values, row, dict.fromkeys(columns))
+    assert region_of(kept) == region
+    assert set(kept) == set(columns)

@@ -117,3 +117,19 @@ def test_a_layout_is_what_it_says():
         [2, 2],
         [2, 2],
     ]
+
+
+@pytest.mark.parametrize(
+    "tile",
+    [
+        Tile((2, 2), (0, 0), (3, 4)),  # 3 rows of cells for 2 of tokens
+        Tile((1, 1), (1, 2), (2, 3)),  # columns 2 to 5 of 4
+        Tile((1, 1), (-1, 0), (1, 1)),
+        Tile((0, 1), (0, 0), (0, 1)),
+    ],
+)
+def test_a_tile_that_does_not_fit_its_grid_is_refused(tile):
+    with pytest.raises(ValueError, match=r"on a grid of \(3, 4\)"):
+        Layout((3, 4), (tile,))
+    with pytest.raises(ValueError, match="region"):
+        plain((3, 4), (0.5, 0.0, 0.5, 1.0))

@@ -1,6 +1,5 @@
 """The map as a loss: worked examples, what earns nothing, and where its gradient goes."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,55 +13,63 @@ from training.teacher_forcing import teacher_forced
 
 # Two rows, three columns; the box covers one cell wholly and half of the next: weights 2/3 and 1/3 inside, the rest
 # (1/2, 1, 1, 1, 1) / 4.5 outside.
-COVERED = np.array([[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
+WIDE = (60, 20)
+BOX = [(0, 0, 30, 10)]
+THE_REST = [(30, 0, 60, 10), (0, 10, 60, 20)]
 SIGNED = torch.tensor([[3.0, -3.0, 0.0], [9.0, 0.0, -9.0]], dtype=torch.float64)
 
 
 def test_a_contrast_worked_by_hand():
     """inside: 3 * 2/3 - 3 * 1/3 = 1; outside: (-1.5 + 9 - 9) / 4.5 = -1/3. Sizes: 2 + 1 = 3 and 19.5 / 4.5 = 13/3."""
-    assert contrast(SIGNED, COVERED).item() == pytest.approx((1 + 1 / 3) / (3 + 13 / 3))
+    assert contrast(SIGNED, BOX, WIDE).item() == pytest.approx((1 + 1 / 3) / (3 + 13 / 3))
 
 
 def test_all_on_the_evidence_is_one_and_all_against_it_minus_one():
     inside = torch.tensor([[5.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    covered = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    assert contrast(inside, covered).item() == pytest.approx(1)
-    assert contrast(-inside, covered).item() == pytest.approx(-1)
+    first_cell = [(0, 0, 20, 10)]
+    assert contrast(inside, first_cell, WIDE).item() == pytest.approx(1)
+    assert contrast(-inside, first_cell, WIDE).item() == pytest.approx(-1)
 
 
 def test_size_of_the_map_and_area_of_the_box_earn_nothing():
-    assert contrast(7 * SIGNED, COVERED).item() == pytest.approx(contrast(SIGNED, COVERED).item())
+    plain = contrast(SIGNED, BOX, WIDE).item()
+    for scaled in (7 * SIGNED, 1e300 * SIGNED, (1e-3 * SIGNED).half(), (3e37 * SIGNED).float()):
+        # float16 has 11 bits
+        assert contrast(scaled, BOX, WIDE).item() == pytest.approx(plain, rel=2e-3)
     uniform = torch.full((2, 3), 2.0)
-    for covered in (COVERED, 1 - COVERED):
-        assert contrast(uniform, covered).item() == pytest.approx(0, abs=1e-7)
+    for boxes in (BOX, THE_REST):
+        assert contrast(uniform, boxes, WIDE).item() == pytest.approx(0, abs=1e-7)
 
 
 def test_a_map_that_is_only_negative_is_dead_though_its_contrast_may_be_one():
     signed = torch.tensor([[0.0, -1.0], [-1.0, -1.0]])
-    covered = np.array([[1.0, 0.0], [0.0, 0.0]])
-    assert contrast(signed, covered).item() == pytest.approx(1)
+    first_cell = ([(0, 0, 10, 20)], (20, 40))
+    assert contrast(signed, *first_cell).item() == pytest.approx(1)
     assert not has_map(signed)
     assert has_map(signed + 1e-3)
     with pytest.raises(FloatingPointError):
-        contrast(signed / 0, covered)
+        contrast(signed / 0, *first_cell)
+    with pytest.raises(ValueError, match="map of shape"):
+        contrast(signed.flatten(), *first_cell)
 
 
 def test_a_map_without_anything_positive_still_has_a_gradient():
     signed = torch.tensor([[-1.0, -2.0, -3.0], [-1.0, -1.0, -1.0]], requires_grad=True)
-    contrast(signed, COVERED).backward()
+    contrast(signed, BOX, WIDE).backward()
     assert (signed.grad[0, :2] > 0).all()
 
 
 @pytest.mark.parametrize(
-    ("signed", "covered", "reason"),
+    ("signed", "boxes", "reason"),
     [
-        (SIGNED, np.zeros((2, 3)), "no_boxes"),
-        (SIGNED, np.ones((2, 3)), "box_covers_everything"),
-        (0 * SIGNED, COVERED, "zero_map"),
+        (SIGNED, [], "no_boxes"),
+        (SIGNED, [(60, 0, 90, 20)], "no_boxes"),
+        (SIGNED, BOX + THE_REST, "box_covers_everything"),
+        (0 * SIGNED, BOX, "zero_map"),
     ],
 )
-def test_no_number_but_a_reason(signed, covered, reason):
-    assert contrast(signed, covered) == reason
+def test_no_number_but_a_reason(signed, boxes, reason):
+    assert contrast(signed, boxes, WIDE) == reason
 
 
 def _weights(n_maps):

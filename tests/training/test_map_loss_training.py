@@ -8,7 +8,6 @@ from tests.training.small_run import save_speaking_policy, stage_config, write_t
 from training import grpo
 from training.config import ConfigError
 from training.map_loss import contrast
-from training.overlap import coverage
 from training.policy import load_policy
 from training.progress import COMPLETIONS, METRICS, JsonLines, Progress, read_json_lines
 from training.saliency import record_maps
@@ -68,9 +67,7 @@ def test_the_loss_is_grpo_s_and_what_the_right_maps_lack(tmp_path, tables, polic
         said = trainer.policy.tokenizer.decode(batch["completion_ids"][place], skip_special_tokens=True)
         if judged.right and signed is not None:
             assert said.endswith("red")
-            lacking += 1 - float(
-                contrast(signed, coverage(judged.boxes, judged.image_wh, tuple(signed.shape)))
-            )
+            lacking += 1 - float(contrast(signed, judged.boxes, judged.image_wh))
             n_right += 1
     assert 0 < n_right < 6
     assert (with_maps - plain).item() == pytest.approx(lacking / 6, rel=1e-4)
