@@ -59,22 +59,25 @@ def decide(
 
     eligible, step_1 = _not_below(names, COLD_START, rows, **options)
     steps = [{"step": "eligible", "measure": "accuracy", **step_1}]
-    leading, step_2 = _leading(eligible, rows, **options)
+    entered = eligible  # whoever took part in the latest step
+    left, step_2 = _leading(eligible, rows, **options)
     steps.append({"step": "accuracy", "measure": "accuracy", **step_2})
-    left = leading
-    if len(leading) > 1 and all(conflict[name] for name in leading):
-        left, step_3 = _leading(leading, conflict, **options)
+    if len(left) > 1 and all(conflict[name] for name in left):
+        entered = left
+        left, step_3 = _leading(left, conflict, **options)
         steps.append({"step": "conflict", "measure": "accuracy under conflict", **step_3})
     relying = {name: _reliance_rows(each) for name, each in rows.items()}
     if len(left) > 1 and all(relying[name] for name in left):
+        entered = left
         left, step_4 = _leading(left, relying, metric="evidence_reliance", **options)
         steps.append({"step": "reliance", "measure": "evidence reliance", **step_4})
     champion = left[0]  # names are in order of simplicity
     if len(left) > 1:
+        entered = left
         steps.append(
             {"step": "simplest", "measure": "number of training signals", "kept": [champion], "compared": []}
         )
-    runner_up = _runner_up(champion, left, leading, eligible, rows)
+    runner_up = _runner_up(champion, entered, rows)
     return {
         "champion": champion,
         "policy_id": next(iter(rows[champion].values()))["policy_id"],
@@ -172,19 +175,10 @@ def _measured(rows: Mapping[str, Row], options: Mapping[str, int]) -> dict[str, 
     return {**_numbers(_estimate(rows, **options)), "chance": chance}
 
 
-def _runner_up(
-    champion: str,
-    left: list[str],
-    leading: list[str],
-    eligible: list[str],
-    rows: Mapping[str, Mapping[str, Row]],
-) -> str | None:
-    """Whoever stayed longest beside the champion, then by accuracy; None when all others were out."""
-    for group in (left, leading, eligible):
-        others = [name for name in group if name != champion]
-        if others:
-            return max(others, key=lambda name: _accuracy(rows[name]))
-    return None
+def _runner_up(champion: str, entered: list[str], rows: Mapping[str, Mapping[str, Row]]) -> str | None:
+    """The most accurate of the others that entered the deciding step; None when all others were out before it."""
+    others = [name for name in entered if name != champion]
+    return max(others, key=lambda name: _accuracy(rows[name])) if others else None
 
 
 def _why(

@@ -8,15 +8,27 @@ from tests.ops.test_comparison import example, prediction, tables
 REWARDS = {"cold_start": 0, "accuracy": 2, "saliency_r1": 3}
 
 
-def run(right, n=100, n_conflict=0, rewards=REWARDS):
-    """right: policy -> (right answers from the front, right conflict answers from the front)."""
+def run(right, n=100, n_conflict=0, rewards=REWARDS, masked=None):
+    """right: policy -> (right answers from the front, right conflict answers from the front).
+
+    masked: policy -> (right answers from the front with the evidence masked, the same with another place masked).
+    """
     examples = [example(f"e{i:03}", image=f"p{i}") for i in range(n)]
     examples += [example(f"c{i:03}", image=f"q{i}", condition="conflict") for i in range(n_conflict)]
     said = []
     for policy, (plain, conflict) in right.items():
-        said += [prediction(policy, f"e{i:03}", i < plain, f"p{i}") for i in range(n)]
+        said += [
+            prediction(policy, f"e{i:03}", i < plain, f"p{i}", **_masks(masked, policy, i)) for i in range(n)
+        ]
         said += [prediction(policy, f"c{i:03}", i < conflict, f"q{i}") for i in range(n_conflict)]
     return decide(*tables(said, examples), rewards, draws=500)
+
+
+def _masks(masked, policy, i):
+    if masked is None:
+        return {}
+    evidence, elsewhere = masked[policy]
+    return {"correct_evidence_masked": i < evidence, "correct_elsewhere_masked": i < elsewhere}
 
 
 def test_clearly_more_accurate_wins_and_nothing_of_the_map_counts():
@@ -57,6 +69,38 @@ def test_a_tie_in_accuracy_is_broken_under_conflict():
     assert decision["champion"] == "saliency_r1"
     assert decision["decided_by"] == "conflict"
     assert decision["runner_up"] == "accuracy"
+
+
+# cold_start and saliency_r1 are right on 65 and 64 of 140, 22 of 40 under conflict: neither tells them apart.
+# accuracy is the most accurate, 66 of 140, and out under conflict: 4 of 40, so 18 lost to the leader and none won.
+TIED = {"cold_start": (43, 22), "accuracy": (62, 4), "saliency_r1": (42, 22)}
+
+
+def test_a_tie_that_conflict_leaves_is_broken_by_reliance_on_the_evidence():
+    # Reliance is right answers elsewhere masked minus right ones with the evidence masked, of 100:
+    # cold_start 41 - 40 = 1, saliency_r1 50 - 20 = 30, accuracy 60 - 0 = 60, which is out before.
+    masked = {"cold_start": (40, 41), "accuracy": (0, 60), "saliency_r1": (20, 50)}
+    decision = run(TIED, n_conflict=40, masked=masked)
+    assert [step["step"] for step in decision["steps"]] == ["eligible", "accuracy", "conflict", "reliance"]
+    assert decision["steps"][2]["kept"] == ["cold_start", "saliency_r1"]
+    (compared,) = decision["steps"][3]["compared"]
+    assert (compared["policy"], compared["versus"], compared["out"]) == ("cold_start", "saliency_r1", True)
+    assert (compared["value"], compared["n"]) == (pytest.approx(0.01 - 0.30), 100)
+    assert compared["ci_low"] < compared["value"] < compared["ci_high"] < 0
+    assert decision["champion"] == "saliency_r1"
+    assert decision["decided_by"] == "reliance"
+    # accuracy, the most accurate of all, did not enter this step: the sentence speaks of whoever did
+    assert decision["runner_up"] == "cold_start"
+    assert "relies more on the evidence: +29.0 points" in decision["why"]
+
+
+def test_masks_that_hurt_all_alike_leave_it_to_the_simplest():
+    masked = {"cold_start": (20, 50), "accuracy": (0, 60), "saliency_r1": (20, 51)}
+    decision = run(TIED, n_conflict=40, masked=masked)
+    assert [step["step"] for step in decision["steps"]][-2:] == ["reliance", "simplest"]
+    assert decision["steps"][3]["kept"] == ["cold_start", "saliency_r1"]
+    assert (decision["champion"], decision["runner_up"]) == ("cold_start", "saliency_r1")
+    assert "Nor does reliance on the evidence: \N{MINUS SIGN}1.0 points" in decision["why"]
 
 
 def test_still_tied_the_simplest_wins():

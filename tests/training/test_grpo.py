@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from storage.tables import read_table
+from tests.training.small_grpo import grpo_config
 from tests.training.small_run import (
     run_and_interrupt,
     run_from_file,
     save_speaking_policy,
-    stage_config,
     weights,
     without_seconds,
     write_tables,
@@ -25,15 +25,7 @@ from training.progress import COMPLETIONS, METRICS, JsonLines, read_json_lines, 
 from training.recipes import RECIPES
 from training.stage import RESULT
 
-SETTINGS = {
-    "steps": 8,
-    "prompts_per_step": 2,
-    "num_generations": 2,
-    "max_completion_length": 16,
-    "temperature": 1.0,
-    "save_steps": 2,
-    "learning_rate": 1e-3,
-}
+CHANGES = {"steps": 8, "temperature": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +40,7 @@ def policy(tmp_path_factory):
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_one_round_of_each_recipe_end_to_end(tmp_path, tables, policy, recipe):
-    config = stage_config(
-        "grpo", tmp_path / "work", tables, policy, **SETTINGS | {"steps": 2, "recipe": recipe}
-    )
+    config = grpo_config(tmp_path / "work", tables, policy, steps=2, temperature=1.0, recipe=recipe)
     assert run_from_file(grpo, config, tmp_path) == 0
     work = config.work_path
     result = json.loads((work / RESULT).read_text())
@@ -60,8 +50,8 @@ def test_one_round_of_each_recipe_end_to_end(tmp_path, tables, policy, recipe):
         "completions": "completions.parquet",
     }
     assert (
-        result["summary"]["n_completions"] == 8
-    )  # 2 prompts x 2 completions for each of the round's 2 steps
+        result["summary"]["n_completions"] == 12
+    )  # 2 prompts x 3 completions for each of the round's 2 steps
     assert result["summary"]["n_steps"] == 2
 
     steps = read_table(work / "training_steps.parquet").to_pylist()
@@ -71,14 +61,14 @@ def test_one_round_of_each_recipe_end_to_end(tmp_path, tables, policy, recipe):
     assert all(row["loss"] is not None and row["seconds"] > 0 for row in steps)
 
     sampled = read_table(work / "completions.parquet").to_pylist()
-    assert len(sampled) == 8
+    assert len(sampled) == 12
     assert {row["step"] for row in sampled} == {1}
     scored = [row["reward_saliency"] for row in sampled if row["reward_saliency"] is not None]
     if recipe == "saliency_r1":
         assert all(0 <= mass <= 1 for mass in scored)
         assert len(set(scored)) > 1
         assert steps[0]["saliency_mean"] == pytest.approx(sum(scored) / len(scored), rel=1e-5)
-        assert steps[0]["n_unscorable"] == 8 - len(scored)
+        assert steps[0]["n_unscorable"] == 12 - len(scored)
     else:
         assert scored == []
         assert steps[0]["saliency_mean"] is None
@@ -91,12 +81,13 @@ def test_one_round_of_each_recipe_end_to_end(tmp_path, tables, policy, recipe):
 
 
 @pytest.mark.parametrize(("lora_rank", "beta"), [(0, 0.0), (2, 0.05)], ids=["full", "lora"])
-def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, tables, policy, lora_rank, beta):
-    settings = SETTINGS | {"lora_rank": lora_rank, "beta": beta}
-    through = stage_config("grpo", tmp_path / "through", tables, policy, **settings)
+@pytest.mark.parametrize("recipe", ["saliency_r1", "saliency_loss"])
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, tables, policy, recipe, lora_rank, beta):
+    settings = CHANGES | {"recipe": recipe, "lora_rank": lora_rank, "beta": beta}
+    through = grpo_config(tmp_path / "through", tables, policy, **settings)
     assert run_from_file(grpo, through, tmp_path) == 0
 
-    broken = stage_config("grpo", tmp_path / "broken", tables, policy, **settings)
+    broken = grpo_config(tmp_path / "broken", tables, policy, **settings)
     assert run_and_interrupt(grpo, broken, tmp_path, after_step=3) == 130
     assert not (broken.work_path / RESULT).exists()
     assert 2 <= steps_of(latest_checkpoint(broken.work_path / CHECKPOINTS)) < 8
@@ -108,16 +99,19 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, tables, policy,
     lines = read_json_lines(broken.work_path / METRICS)
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert without_seconds(lines) == without_seconds(read_json_lines(through.work_path / METRICS))
+    if recipe == "saliency_loss":  # there were maps to learn from before the interruption and after it
+        assert lines[0]["n_maps"] > 0 and any(line["n_maps"] > 0 for line in lines[3:])
     table = "completions.parquet"
     assert (broken.work_path / table).read_bytes() == (through.work_path / table).read_bytes()
 
 
 @pytest.mark.slow
-def test_a_killed_process_resumes_to_the_same_weights(tmp_path, tables, policy):
+@pytest.mark.parametrize("recipe", ["saliency_r1", "saliency_loss"])
+def test_a_killed_process_resumes_to_the_same_weights(tmp_path, tables, policy, recipe):
     # SIGKILL: nothing in the process can tidy up. The first round's checkpoint is there, the run is not done.
     configs = {}
     for name in ("through", "killed"):
-        config = stage_config("grpo", tmp_path / name, tables, policy, **SETTINGS)
+        config = grpo_config(tmp_path / name, tables, policy, **CHANGES, recipe=recipe)
         configs[name] = config.work_path
         (tmp_path / f"{name}.json").write_text(json.dumps(config.to_dict()))
 
@@ -139,7 +133,7 @@ def test_a_killed_process_resumes_to_the_same_weights(tmp_path, tables, policy):
 
 
 def test_too_few_rows_for_a_round_are_an_error_that_says_so(tmp_path, tables, policy, capsys):
-    config = stage_config("grpo", tmp_path / "work", tables, policy, **SETTINGS, max_rows=3)
+    config = grpo_config(tmp_path / "work", tables, policy, **CHANGES, max_rows=3)
     assert run_from_file(grpo, config, tmp_path) == 1
     assert (
         "the split train gives 3 rows, a sampling round takes 4" in capsys.readouterr().err.splitlines()[-1]

@@ -3,24 +3,14 @@
 import pytest
 import torch
 
-from storage.rows import rows_from_paths
-from tests.training.small_run import save_speaking_policy, stage_config, write_tables
-from training import grpo
+from tests.training.small_grpo import grpo_trainer
+from tests.training.small_run import save_speaking_policy, write_tables
 from training.config import ConfigError
 from training.map_loss import contrast
-from training.policy import load_policy
-from training.progress import COMPLETIONS, METRICS, JsonLines, Progress, read_json_lines
+from training.progress import COMPLETIONS, METRICS, read_json_lines
 from training.saliency import record_maps
 
-SETTINGS = {
-    "recipe": "saliency_loss",
-    "prompts_per_step": 2,
-    "num_generations": 3,
-    "max_completion_length": 24,
-    "temperature": 0.6,
-    "save_steps": 100,
-    "scale_rewards": "none",
-}
+CHANGES = {"recipe": "saliency_loss", "temperature": 0.6}
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +23,9 @@ def policy(tmp_path_factory):
     return save_speaking_policy(tmp_path_factory.mktemp("policy"))
 
 
-def make_trainer(work_dir, tables, policy, **changes):
-    config = stage_config("grpo", work_dir, tables, policy, **SETTINGS | changes)
-    rows = rows_from_paths(tables, "train")
-    lines = JsonLines(work_dir / COMPLETIONS, 0)
-    return grpo.make_trainer(config, load_policy(policy), rows, Progress(work_dir, "grpo", 0), lines)
-
-
 def test_the_loss_is_grpo_s_and_what_the_right_maps_lack(tmp_path, tables, policy):
     """Weight 1: (sum over right completions with a map of 1 - contrast) / completions, over a batch of 6."""
-    trainer = make_trainer(tmp_path, tables, policy, steps=2)
+    trainer = grpo_trainer(tmp_path, tables, policy, **CHANGES, steps=2)
     trainer.create_optimizer_and_scheduler(2)
     trainer.model.train()
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
@@ -77,7 +60,9 @@ def test_training_on_the_map_moves_it(tmp_path, tables, policy):
     """What the maps lack in the first and in the last fifth of twenty steps; nothing is logged where no map is lost."""
     moved = {}
     for recipe in ("saliency_loss", "accuracy"):
-        trainer = make_trainer(tmp_path / recipe, tables, policy, recipe=recipe, steps=20, learning_rate=3e-4)
+        trainer = grpo_trainer(
+            tmp_path / recipe, tables, policy, **CHANGES | {"recipe": recipe}, steps=20, learning_rate=3e-4
+        )
         trainer.train()
         lines = [row for row in read_json_lines(tmp_path / recipe / METRICS) if "loss" in row]
         moved[recipe] = lines
@@ -91,7 +76,7 @@ def test_training_on_the_map_moves_it(tmp_path, tables, policy):
 
 def test_right_completions_without_a_map_are_counted(tmp_path, tables, policy):
     """Without values the policy says its answer alone: each right one of a batch is counted, and the loss is GRPO's."""
-    trainer = make_trainer(tmp_path, tables, policy, steps=2, learning_rate=1e-9)
+    trainer = grpo_trainer(tmp_path, tables, policy, **CHANGES, steps=2, learning_rate=1e-9)
     for layer in trainer.policy.family.text_model(trainer.policy.model).layers:
         layer.self_attn.v_proj.weight.data.zero_()
         layer.self_attn.v_proj.bias.data.zero_()
@@ -108,4 +93,4 @@ def test_right_completions_without_a_map_are_counted(tmp_path, tables, policy):
 
 def test_checkpointed_layers_are_refused_before_anything_is_computed(tmp_path, tables, policy):
     with pytest.raises(ConfigError, match="want false with the recipe saliency_loss"):
-        make_trainer(tmp_path, tables, policy, gradient_checkpointing=True)
+        grpo_trainer(tmp_path, tables, policy, **CHANGES, gradient_checkpointing=True)

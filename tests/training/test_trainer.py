@@ -11,26 +11,15 @@ from trl.trainer.base_trainer import _BaseTrainer
 
 from storage.rows import rows_from_paths
 from tests.tiny_models import tiny_policy
-from tests.training.small_run import save_speaking_policy, stage_config, write_tables
-from training import grpo
+from tests.training.small_grpo import grpo_trainer
+from tests.training.small_run import save_speaking_policy, write_tables
 from training.checkpoints import CHECKPOINTS
 from training.dataset import picture
 from training.policy import Policy, load_policy, save_policy
-from training.progress import COMPLETIONS, METRICS, JsonLines, Progress, read_json_lines
+from training.progress import COMPLETIONS, METRICS, read_json_lines
 from training.rewards import map_mass
 from training.saliency import explain
 
-SETTINGS = {
-    "recipe": "saliency_r1",
-    "steps": 4,
-    "prompts_per_step": 2,
-    "num_generations": 3,
-    "max_completion_length": 24,
-    "temperature": 0.8,
-    "save_steps": 2,
-    "learning_rate": 1e-3,
-    "scale_rewards": "none",
-}
 FLOAT32_ORDER = 1e-4  # the trainer's batch is padded: the same sums in another order
 
 
@@ -63,18 +52,11 @@ def test_overridden_methods_have_the_signature_that_is_relied_on():
 
 
 def test_attributes_of_trl_that_are_read_are_there(tmp_path, tables, policy):
-    trainer = make_trainer(tmp_path, tables, policy)
+    trainer = grpo_trainer(tmp_path, tables, policy)
     assert trainer.num_iterations == 1
     assert trainer.args.steps_per_generation == 2
     assert trainer._pending_extra_logs == {}
     assert trainer.eos_token_ids == [trainer._tokenizer.eos_token_id]
-
-
-def make_trainer(work_dir, tables, policy, **changes):
-    config = stage_config("grpo", work_dir, tables, policy, **SETTINGS | changes)
-    rows = rows_from_paths(tables, "train")
-    lines = JsonLines(work_dir / COMPLETIONS, 0)
-    return grpo.make_trainer(config, load_policy(policy), rows, Progress(work_dir, "grpo", 0), lines)
 
 
 def passes_of_one_round(trainer):
@@ -101,7 +83,7 @@ def passes_of_one_round(trainer):
 @pytest.mark.parametrize("recipe", ["accuracy", "saliency_r1", "saliency_loss"])
 def test_the_map_rides_on_a_pass_that_is_made_anyway(tmp_path, tables, policy, recipe):
     # One round of 2 micro-batches of 6 completions: the old policy's pass takes two chunks, then two steps.
-    trainer = make_trainer(tmp_path, tables, policy, recipe=recipe, steps=2)
+    trainer = grpo_trainer(tmp_path, tables, policy, recipe=recipe, steps=2)
     assert passes_of_one_round(trainer) == [
         *("without gradient", "without gradient", "rewards", "with gradient", "with gradient")
     ]
@@ -116,7 +98,7 @@ def test_the_map_rides_on_a_pass_that_is_made_anyway(tmp_path, tables, policy, r
     ],
 )
 def test_where_trl_makes_no_such_pass_it_is_asked_for(tmp_path, tables, policy, recipe, wanted):
-    trainer = make_trainer(tmp_path, tables, policy, recipe=recipe, steps=1, steps_per_generation=1)
+    trainer = grpo_trainer(tmp_path, tables, policy, recipe=recipe, steps=1, steps_per_generation=1)
     assert passes_of_one_round(trainer) == wanted
     assert trainer.num_iterations == 1
 
@@ -156,7 +138,7 @@ def largest_difference(policy, lines, ids, tables):
 
 @pytest.mark.parametrize("changes", [{}, {"steps_per_generation": 1}, {"gradient_accumulation": 2}])
 def test_the_rewarded_map_is_that_of_explain_on_the_same_completion(tmp_path, tables, policy, changes):
-    trainer = make_trainer(tmp_path, tables, policy, steps=1, prompts_per_step=4, **changes)
+    trainer = grpo_trainer(tmp_path, tables, policy, steps=1, prompts_per_step=4, **changes)
     ids = train_and_remember(trainer)
     lines = read_json_lines(tmp_path / COMPLETIONS)
     assert largest_difference(load_policy(policy), lines, ids, tables) < FLOAT32_ORDER
@@ -165,7 +147,7 @@ def test_the_rewarded_map_is_that_of_explain_on_the_same_completion(tmp_path, ta
 @pytest.mark.parametrize("lora_rank", [0, 2], ids=["full", "lora"])
 def test_with_a_reference_policy_the_map_is_still_the_trained_policys(tmp_path, tables, policy, lora_rank):
     # The second round is sampled after step 2, whose weights are kept; the reference has the first ones.
-    trainer = make_trainer(tmp_path, tables, policy, beta=0.1, lora_rank=lora_rank, prompts_per_step=4)
+    trainer = grpo_trainer(tmp_path, tables, policy, beta=0.1, lora_rank=lora_rank, prompts_per_step=4)
     ids = train_and_remember(trainer)[24:]
     saved = tmp_path / CHECKPOINTS / "checkpoint-2"
     if lora_rank:
@@ -178,7 +160,7 @@ def test_with_a_reference_policy_the_map_is_still_the_trained_policys(tmp_path, 
 
 
 def test_what_is_unscorable_is_none_and_counted_and_takes_no_part_in_the_mean(tmp_path, tables, policy):
-    trainer = make_trainer(tmp_path, tables, policy, steps=2, temperature=1.15)
+    trainer = grpo_trainer(tmp_path, tables, policy, steps=2, temperature=1.15)
     trainer.train()
     sampled = read_json_lines(tmp_path / COMPLETIONS)
     refused = [line for line in sampled if line["unscorable_reason"]]
@@ -205,7 +187,7 @@ def test_what_is_unscorable_is_none_and_counted_and_takes_no_part_in_the_mean(tm
 
 def test_a_policy_that_never_thinks_is_trained_without_a_map(tmp_path, tables):
     save_policy(tiny_policy(seed=1), tmp_path / "random")
-    trainer = make_trainer(tmp_path / "work", tables, str(tmp_path / "random"), steps=2)
+    trainer = grpo_trainer(tmp_path / "work", tables, str(tmp_path / "random"), steps=2)
     trainer.train()
     lines = read_json_lines(tmp_path / "work" / METRICS)
     assert lines[0]["n_unscorable"] == 12
@@ -215,10 +197,10 @@ def test_a_policy_that_never_thinks_is_trained_without_a_map(tmp_path, tables):
 
 
 def test_full_checkpoints_restore_every_weight(tmp_path, tables, policy):
-    trainer = make_trainer(tmp_path, tables, policy, steps=2)
+    trainer = grpo_trainer(tmp_path, tables, policy, steps=2)
     trainer.train()
     trained = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    again = make_trainer(tmp_path / "again", tables, policy, steps=2)
+    again = grpo_trainer(tmp_path / "again", tables, policy, steps=2)
     again._load_from_checkpoint(str(tmp_path / CHECKPOINTS / "checkpoint-2"))
     restored = again.model.state_dict()
     assert trained.keys() == restored.keys()
@@ -227,7 +209,7 @@ def test_full_checkpoints_restore_every_weight(tmp_path, tables, policy):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, tables, policy):
     save_policy(tiny_policy(seed=1, intermediate_size=64), tmp_path / "other")
-    trainer = make_trainer(tmp_path / "work", tables, policy)
+    trainer = grpo_trainer(tmp_path / "work", tables, policy)
     with pytest.raises(RuntimeError, match="holds other weights than the model"):
         trainer._load_from_checkpoint(str(tmp_path / "other"))
 
@@ -236,12 +218,12 @@ def test_nothing_is_reported_to_anyone(tmp_path, tables, policy, monkeypatch):
     sent = []
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda **report: sent.append(report))
-    make_trainer(tmp_path, tables, policy)
+    grpo_trainer(tmp_path, tables, policy)
     assert sent == []
 
 
 def test_special_tokens_of_a_completion_are_not_hidden(tmp_path, tables, policy):
-    trainer = make_trainer(tmp_path, tables, policy)
+    trainer = grpo_trainer(tmp_path, tables, policy)
     tokenizer = trainer._tokenizer
     ids = tokenizer("red<|vision_end|> cup<|im_end|>more")["input_ids"]
     assert trainer._decode(ids) == "red<|vision_end|> cup"
