@@ -31,10 +31,16 @@ class Found:
         return self._by.get((metric, method, rows, versus))
 
     @property
-    def kinds(self) -> list[tuple[str, str]]:
-        """(method, rows) that have curves, best deletion of thought and answer first."""
-        found = [r for r in self.rows if r["metric"] == "deletion_auc_completion" and r["versus"] is None]
-        return [(r["method"], r["rows"]) for r in sorted(found, key=lambda r: r["value"])]
+    def kinds(self) -> list[Kind]:
+        """(method, rows) that have curves, best first: by the deletion of thought and answer, each against the
+        reference (or, without it, against random) on the same examples. The means are of different examples."""
+        metric = f"deletion_auc{SPANS['completion']}"
+        there = [(r["method"], r["rows"]) for r in self.rows if r["metric"] == metric and r["versus"] is None]
+        versus = REFERENCE if (METHOD, ROWS) in there else RANDOM
+        differences = [self.get(metric, method, rows, versus) for method, rows in there]
+        # The reference has no difference to itself.
+        order = {k: d["value"] if d else 0.0 for k, d in zip(there, differences, strict=True)}
+        return sorted(there, key=order.__getitem__)
 
 
 def markdown(table: pa.Table) -> str:
@@ -68,14 +74,20 @@ def _winners(found: Found) -> str:
         others = {kind: outcome for kind, outcome in against.items() if outcome is not None}
         if not others:
             continue
-        both = [_with_cost(found, kind) for kind, outcome in others.items() if outcome == (1, 1)]
-        says = f"{', '.join(both)} wins both" if both else f"none of {len(others)} wins both"
+        best = [kind for kind, outcome in others.items() if outcome == (1, 1)]
+        true = [kind for kind in best if _outcome(found, kind, RANDOM, span) == (1, 1)]
+        says = (
+            f"better by both, and than random too: {', '.join(_with_cost(found, k) for k in true) or 'none'}"
+        )
+        says += f" (of {len(others)})"
+        if rest := [_named(kind) for kind in best if kind not in true]:
+            says += f"; better by both, but not than random: {', '.join(rest)}"
         for i, side in enumerate(SIDES):
-            one = [_named(kind) for kind, outcome in others.items() if outcome[i] == 1 and outcome != (1, 1)]
+            one = [_named(kind) for kind, outcome in others.items() if outcome[i] == 1 and kind not in best]
             says += f"; {side} only: {', '.join(one) or 'none'}"
         itself = _outcome(found, (METHOD, ROWS), RANDOM, span)
         says += f". {reference} itself against random: {_words(itself)}."
-        lines.append(f"- By {words}, against {reference}: {says}")
+        lines.append(f"- By {words}, held against {reference}: {says}")
     return "Which map is the most faithful?\n\n" + "\n".join(lines) if lines else ""
 
 
@@ -102,7 +114,10 @@ def _default_rows(found: Found) -> str:
     measured = []
     for side in SIDES:
         row = found.get(f"{side}_auc{SPANS['completion']}", METHOD, ROWS, "state")
-        measured.append(f"{side} {_with_interval(row, signed=True)}, {_rows_words(_better(row, side))}")
+        n = row["n"] if row else 0
+        measured.append(
+            f"{side} {_with_interval(row, signed=True)} (n {n}), {_rows_words(_better(row, side))}"
+        )
     return (
         f"The default rows: `{name}`, because {why} (`predictor` minus `state`, thought and answer: "
         f"{'; '.join(measured)})."
@@ -111,13 +126,15 @@ def _default_rows(found: Found) -> str:
 
 def _verdicts(found: Found) -> str:
     reference = _named((METHOD, ROWS))
-    heads = f"against random | against {reference} | deletion minus its | insertion minus its | cost"
-    lines = [f"| method | rows | {heads} |", "|---|---|---|---|---:|---:|---:|"]
+    heads = f"against random | against {reference} | deletion minus its | insertion minus its | n | cost"
+    lines = [f"| method | rows | {heads} |", "|---|---|---|---|---:|---:|---:|---:|"]
     for method, rows in found.kinds:
         random = _outcome(found, (method, rows), RANDOM, "completion")
         other = _outcome(found, (method, rows), REFERENCE, "completion")
         names = [f"{side}_auc{SPANS['completion']}" for side in SIDES]
-        minus = [_with_interval(found.get(name, method, rows, REFERENCE), signed=True) for name in names]
+        differences = [found.get(name, method, rows, REFERENCE) for name in names]
+        minus = [_with_interval(each, signed=True) for each in differences]
+        minus.append(str(differences[0]["n"]) if differences[0] else "-")
         cost = _number(found.get("cost_ratio", method, rows))
         lines.append(
             f"| {method} | {rows} | {_words(random)} | {_words(other)} | {' | '.join(minus)} | {cost} |"
@@ -161,7 +178,8 @@ def _areas_markdown(found: Found) -> str:
     lines.append(
         "\nChange of the log-probability of thought and answer, or of the answer alone, in nats, mean and 95 % "
         "interval. Deletion: the strongest cells are filled, lower is better. Insertion: all others are, higher is "
-        "better. `*`: clearly better than a random order of the cells on the same examples, `!`: clearly worse."
+        "better. `*`: clearly better than a random order of the cells on the same examples, `!`: clearly worse. "
+        "Means with another n are of other examples: compare kinds by the differences above."
     )
     return "\n".join(lines)
 

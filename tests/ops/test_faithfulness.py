@@ -135,21 +135,20 @@ def test_the_cost_is_the_median_ratio_to_the_reference():
 
 
 def test_the_markdown_names_who_wins_both_who_wins_one_and_what_it_costs():
-    # Lower deletion and higher insertion than the reference's -4 are better; random is -3.
+    # Lower deletion and higher insertion than the reference's -4 are better; random is -3 on both.
     others = {
         "cot_rollout_late:predictor": (-5.0, -2.0),
+        "cot_rollout_direct:state": (-4.5, -3.5),
         "direct:state": (-6.0, -4.5),
         "tam:predictor": (-3.5, -3.5),
     }
     seconds = {REFERENCE: 2.0, "cot_rollout_late:predictor": 1.0, "direct:state": 3.0, "tam:predictor": 9.0}
     text = markdown(summarise([several(i, others, seconds) for i in range(4)], "p@0", "p", draws=200))
     best = line_of(text, "- By thought and answer")
-    assert (
-        ", against `cot_rollout`/`predictor`: **`cot_rollout_late`/`predictor`** at 0.50 times the cost wins both"
-        in best
-    )
-    assert "deletion only: `direct`/`state`; insertion only: `tam`/`predictor`" in best
-    assert "`cot_rollout`/`predictor` itself against random: wins deletion, loses insertion" in best
+    assert "than random too: **`cot_rollout_late`/`predictor`** at 0.50 times the cost (of 4);" in best
+    assert "but not than random: `cot_rollout_direct`/`state`; deletion only: `direct`/`state`" in best
+    assert "insertion only: `tam`/`predictor`. `cot_rollout`/`predictor` itself" in best
+    assert "itself against random: wins deletion, loses insertion" in best
     assert line_of(text, "- By the answer alone")
     cells = {
         start: [c.strip() for c in line_of(text, start).split("|")[3:-1]]
@@ -159,16 +158,32 @@ def test_the_markdown_names_who_wins_both_who_wins_one_and_what_it_costs():
     assert cells["| direct |"][:2] == ["wins deletion, loses insertion"] * 2
     assert cells["| tam |"][:2] == ["wins deletion, loses insertion", "loses deletion, wins insertion"]
     # 2 * 0.775 * (-5 + 4) = -1.55 and 2 * 0.775 * (-2 + 4) = 3.1
-    assert cells["| cot_rollout_late |"][2:] == ["-1.550 [-1.550, -1.550]", "+3.100 [3.100, 3.100]", "0.50"]
-    assert cells["| cot_rollout |"] == ["wins deletion, loses insertion", "-", "-", "-", "1.00"]
+    assert cells["| cot_rollout_late |"][2:] == [
+        "-1.550 [-1.550, -1.550]",
+        "+3.100 [3.100, 3.100]",
+        "4",
+        "0.50",
+    ]
+    assert cells["| cot_rollout |"] == ["wins deletion, loses insertion", "-", "-", "-", "-", "1.00"]
+
+
+def test_kinds_are_ordered_by_differences_on_the_same_examples_and_not_by_means_of_others():
+    # tam has a map in e0 and e1 where the reference has -4: 1 worse there; its mean over e0 to e3 is -4.5 < -4.
+    records = [several(i, {"tam:state": (-3.0, -3.0), "direct:state": (-5.0, -5.0)}) for i in range(2)]
+    for i in (2, 3):
+        records.append(record(i, -4.0) | {"curves": {"tam:state": sides(-6.0), RANDOM: sides(-3.0)}})
+    found = Found(summarise(records, "p@0", "p", draws=200))
+    assert found.kinds == [("direct", "state"), ("cot_rollout", "predictor"), ("tam", "state")]
 
 
 def test_the_markdown_says_when_none_wins_both():
     mixed = [several(i, {"tam:state": (-4.0 + (-1) ** i, -4.0 + (-1) ** i)}) for i in range(8)]
     text = markdown(summarise(mixed, "p@0", "p", draws=200))
-    assert "none of 1 wins both; deletion only: none; insertion only: none" in line_of(text, "- By thought")
+    assert "than random too: none (of 1); deletion only: none; insertion only: none" in line_of(
+        text, "- By thought"
+    )
     alone = markdown(summarise([record(0, -5.0), record(1, -4.0)], "p@0", "p", draws=200))
-    assert "wins both" not in alone and "Which map is the most faithful" not in alone
+    assert "better by both" not in alone and "Which map is the most faithful" not in alone
 
 
 def test_the_default_rows_are_what_was_measured():
@@ -182,7 +197,7 @@ def test_the_default_rows_are_what_was_measured():
     # 2 * 0.775 * (-5 + 4) = -1.55 in deletion, 2 * 0.775 * (-2 + 4) = 3.1 in insertion: both for predictor
     best = default(lambda i: (-5.0, -2.0), lambda i: (-4.0, -4.0))
     assert "`predictor`, because `cot_rollout` is the more faithful" in best
-    assert "deletion -1.550 [-1.550, -1.550], `predictor` is better; insertion +3.100" in best
+    assert "deletion -1.550 [-1.550, -1.550] (n 8), `predictor` is better; insertion +3.100" in best
     worst = default(lambda i: (-4.0, -4.0), lambda i: (-5.0, -4.0))
     assert "`state`, because `cot_rollout` is the more faithful" in worst
     assert "`state` is better; insertion" in worst
