@@ -134,20 +134,24 @@ def parts_of_report(
 ) -> dict[str, Artifact]:
     """Everything that the page shows besides splits, evaluations and decision, by role."""
     rows = rows_behind(ledger, splits)
-    parts = rows | answers_of(ledger, profile, splits) | answers_of(ledger, profile, splits, "saliency_maps")
+    maps = answers_of(ledger, profile, splits, "saliency_maps")
+    parts = rows | answers_of(ledger, profile, splits) | maps
+    for role, each in maps.items():
+        parts |= beside(ledger, each, "token_flows", role.partition(":")[2])
     for role in of_table(rows, "examples"):
         source = role.partition(":")[2]
         parts[f"quarantine:{source}"] = ledger.require(
             ledger.current("data/quarantine", source), kind="quarantine"
         )
     for name in profile.policies[1:]:
-        steps = [
-            each
-            for each in ledger.outputs_of(current_policy(ledger, name).work_key)
-            if each.output == "training_steps"
-        ]
-        parts |= {f"training_steps:{name}": each for each in steps}
+        parts |= beside(ledger, current_policy(ledger, name), "training_steps", name)
     return parts
+
+
+def beside(ledger: Ledger, artifact: Artifact, output: str, name: str) -> dict[str, Artifact]:
+    """What the same work put down under another output's name, by role; empty when there is none."""
+    found = ledger.outputs_of(artifact.work_key)
+    return {f"{output}:{name}": each for each in found if each.output == output}
 
 
 def report_inputs(
@@ -169,6 +173,7 @@ def report_inputs(
             "training_steps",
             "predictions",
             "saliency_maps",
+            "token_flows",
         )
     }
     needed = pictures_needed(tables["predictions"], tables["examples"], profile.seed)
