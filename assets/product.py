@@ -10,6 +10,7 @@ from assets import checks_evidence as checks
 from assets.evidence import answers_of, current_policy, current_splits, together
 from assets.handles import offer, once, rows_behind
 from assets.resources import Profile
+from ops import flow_section
 from ops.champion import decide
 from ops.gallery import pictures_needed
 from ops.report import TEMPLATES, ReportInputs, render
@@ -176,7 +177,9 @@ def report_inputs(
             "token_flows",
         )
     }
+    decision = json.loads(ledger.read_bytes(champion))
     needed = pictures_needed(tables["predictions"], tables["examples"], profile.seed)
+    needed += flow_section.pictures_needed(decision["champion"], profile.seed, tables)
     images = [str(ledger.path(each)) for each in of_table(parts, "images").values()]
     lineage = Records(ledger).ancestors
     behind = {
@@ -188,7 +191,7 @@ def report_inputs(
         seed=profile.seed,
         splits=ledger.read_table(splits),
         evaluations=ledger.read_table(evaluations),
-        champion=json.loads(ledger.read_bytes(champion)),
+        champion=decision,
         artifacts=[asdict(each) for each in behind.values()],
         pictures=pictures_by_sha256(images, needed, root=ledger.store.root),
         draws=profile.draws,
