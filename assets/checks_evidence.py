@@ -21,6 +21,11 @@ ONE_MAP = blocking(
     ["evidence", "saliency_maps"],
     "Every answer has exactly one archived map, or the reason why it has none.",
 )
+ONE_FLOW = blocking(
+    "one_flow_per_chosen_example",
+    ["evidence", "saliency_maps"],
+    "As many token flows as the setting asks for, each of an archived answer.",
+)
 UNBROKEN = blocking(
     "lineage_unbroken",
     ["evidence", "comparison"],
@@ -77,6 +82,19 @@ def one_map(predictions: pa.Table, maps: pa.Table) -> AssetCheckResult:
     if unexplained:
         problems.append(f"{unexplained} answers have neither a map nor a reason")
     return outcome(ONE_MAP, problems, f"{len(kept)} maps, {without.num_rows} explained", n=len(kept))
+
+
+def one_flow(predictions: pa.Table, flows: pa.Table, n_wanted: int) -> AssetCheckResult:
+    """Hold the token flows (or the reasons why there is none) against the answers that they explain."""
+    keys = ("policy_id", "example_id", "completion_sha256")
+    given, kept = (
+        list(zip(*(table[key].to_pylist() for key in keys), strict=True)) for table in (predictions, flows)
+    )
+    expected, n_strange = min(n_wanted, len(given)), len(set(kept) - set(given))
+    problems = [f"{len(kept)} flows, wanted {expected}"] if len(kept) != expected else []
+    problems += [f"{len(kept) - len(set(kept))} flows are kept twice"] if len(set(kept)) < len(kept) else []
+    problems += [f"{n_strange} flows explain no answer of this table"] if n_strange else []
+    return outcome(ONE_FLOW, problems, f"{len(kept)} flows", n=len(kept))
 
 
 def lineage_unbroken(ledger: Ledger) -> AssetCheckResult:

@@ -18,7 +18,7 @@ from storage.lineage import Artifact, Ledger, LineageError, Work
 from training.recipes import RECIPES
 
 RECIPE_TO_POLICY = dg.StaticPartitionMapping({name: name for name in RECIPES})
-EVALUATED = ("predictions", "saliency_maps")
+EVALUATED = ("predictions", "saliency_maps", "token_flows")
 
 
 def table_out(name: str, description: str) -> dg.AssetOut:
@@ -49,7 +49,7 @@ def table_out(name: str, description: str) -> dg.AssetOut:
             "saliency_maps", "The archive: one saliency map for each scorable answer."
         ),
     },
-    check_specs=[checks.ANSWERED, checks.ONE_MAP],
+    check_specs=[checks.ANSWERED, checks.ONE_MAP, checks.ONE_FLOW],
     pool="gpu",
 )
 def evaluated(
@@ -59,7 +59,7 @@ def evaluated(
     profile: dg.ResourceParam[Profile],
     launch: dg.ResourceParam[Launch],
 ) -> Iterator[dg.MaterializeResult]:
-    """Read handles, run the stage `evaluate` for the partition's policy, offer both tables."""
+    """Read handles, run the stage `evaluate` for the partition's policy, offer answers and maps; the flows lie beside the maps."""
     name, settings = context.partition_key, profile.stages["evaluate"]
     policy, rows = current_policy(ledger, name), rows_behind(ledger, splits)
     work = Work(
@@ -79,16 +79,16 @@ def evaluated(
         "settings": settings,
     }
     outputs, fresh = once(ledger, work, lambda: launch("evaluate", work, config, observer(context)))
-    answers, maps = (ledger.read_table(outputs[table]) for table in EVALUATED)
+    answers, maps, flows = (ledger.read_table(outputs[table]) for table in EVALUATED)
     first = checks.answered(answers, ledger.read_table(splits), settings["split"], settings["max_rows"])
-    second = checks.one_map(answers, maps)
-    for table, check, other in (("predictions", first, second), ("saliency_maps", second, first)):
+    second = [checks.one_map(answers, maps), checks.one_flow(answers, flows, settings["token_flow_rows"])]
+    for table, own, others in (("predictions", [first], second), ("saliency_maps", second, [first])):
         yield offer(
             ledger,
             outputs[table],
             fresh=fresh,
-            checks=[check],
-            together_with=[other],
+            checks=own,
+            together_with=others,
             key=["evidence", table],
         )
 

@@ -10,6 +10,7 @@ from assets import checks_evidence as checks
 from assets.evidence import answers_of, current_policy, current_splits, together
 from assets.handles import offer, once, rows_behind
 from assets.resources import Profile
+from ops import flow_section
 from ops.champion import decide
 from ops.gallery import pictures_needed
 from ops.report import TEMPLATES, ReportInputs, render
@@ -134,20 +135,24 @@ def parts_of_report(
 ) -> dict[str, Artifact]:
     """Everything that the page shows besides splits, evaluations and decision, by role."""
     rows = rows_behind(ledger, splits)
-    parts = rows | answers_of(ledger, profile, splits) | answers_of(ledger, profile, splits, "saliency_maps")
+    maps = answers_of(ledger, profile, splits, "saliency_maps")
+    parts = rows | answers_of(ledger, profile, splits) | maps
+    for role, each in maps.items():
+        parts |= beside(ledger, each, "token_flows", role.partition(":")[2])
     for role in of_table(rows, "examples"):
         source = role.partition(":")[2]
         parts[f"quarantine:{source}"] = ledger.require(
             ledger.current("data/quarantine", source), kind="quarantine"
         )
     for name in profile.policies[1:]:
-        steps = [
-            each
-            for each in ledger.outputs_of(current_policy(ledger, name).work_key)
-            if each.output == "training_steps"
-        ]
-        parts |= {f"training_steps:{name}": each for each in steps}
+        parts |= beside(ledger, current_policy(ledger, name), "training_steps", name)
     return parts
+
+
+def beside(ledger: Ledger, artifact: Artifact, output: str, name: str) -> dict[str, Artifact]:
+    """What the same work put down under another output's name, by role; empty when there is none."""
+    found = ledger.outputs_of(artifact.work_key)
+    return {f"{output}:{name}": each for each in found if each.output == output}
 
 
 def report_inputs(
@@ -169,9 +174,12 @@ def report_inputs(
             "training_steps",
             "predictions",
             "saliency_maps",
+            "token_flows",
         )
     }
+    decision = json.loads(ledger.read_bytes(champion))
     needed = pictures_needed(tables["predictions"], tables["examples"], profile.seed)
+    needed += flow_section.pictures_needed(decision["champion"], profile.seed, tables)
     images = [str(ledger.path(each)) for each in of_table(parts, "images").values()]
     lineage = Records(ledger).ancestors
     behind = {
@@ -183,7 +191,7 @@ def report_inputs(
         seed=profile.seed,
         splits=ledger.read_table(splits),
         evaluations=ledger.read_table(evaluations),
-        champion=json.loads(ledger.read_bytes(champion)),
+        champion=decision,
         artifacts=[asdict(each) for each in behind.values()],
         pictures=pictures_by_sha256(images, needed, root=ledger.store.root),
         draws=profile.draws,

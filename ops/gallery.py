@@ -5,7 +5,6 @@ says how many examples it was drawn from. Drawing is ops/overlays.py, the page i
 """
 
 import base64
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ops import overlays
 from ops.comparison import COLD_START, policy_order
 from ops.grid import rectangle
 from ops.pictures import MAX_PIXELS, PictureProblem, open_upright
+from ops.statistics import draw_order
 from storage.archive import region_of, unpack
 
 Row = dict[str, Any]
@@ -101,7 +101,7 @@ def choose(predictions: pa.Table, examples: pa.Table, seed: int, per_group: int 
         if r["condition"] == "conflict"
     }
     now, then = right[focus], right[before] if before else right[focus]
-    shared = sorted((e for e in now if e in then), key=lambda e: _order(seed, e))
+    shared = sorted((e for e in now if e in then), key=lambda e: draw_order(seed, e))
     used: set[str] = set()
     groups = []
     for title, wanted in _outcomes(focus, before, now, then, conflict):
@@ -176,10 +176,6 @@ def _outcomes(
     ]
 
 
-def _order(seed: int, example_id: str) -> str:
-    return hashlib.sha256(f"{seed}:{example_id}".encode()).hexdigest()
-
-
 def _rows(table: pa.Table, example_ids: set[str]) -> list[Row]:
     keep = [e in example_ids for e in table["example_id"].to_pylist()]
     return table.filter(pa.array(keep, pa.bool_())).to_pylist()
@@ -205,7 +201,7 @@ def _figure(
     data = pictures.get(example["image_sha256"])
     return Figure(
         example=example,
-        picture_uri=None if data is None else _picture_uri(data),
+        picture_uri=None if data is None else picture_uri(data),
         width_px=size_wh[0],
         height_px=size_wh[1],
         boxes=tuple((b["x1_px"], b["y1_px"], b["x2_px"], b["y2_px"]) for b in evidence),
@@ -239,12 +235,12 @@ def _unpacked(row: Row) -> np.ndarray:
     return unpack(row["values"], row["grid_h"], row["grid_w"])
 
 
-def _picture_uri(data: bytes) -> str | None:
-    """Upright, at most 480 px, WebP; None for bytes that are no picture any more."""
+def picture_uri(data: bytes, long_side_px: int = 480) -> str | None:
+    """Upright, at most long_side_px, WebP; None for bytes that are no picture any more."""
     picture = open_upright(data, MAX_PIXELS)
     if isinstance(picture, PictureProblem):
         return None
-    return data_uri(overlays.webp(Image.fromarray(picture.rgb)), "image/webp")
+    return data_uri(overlays.webp(Image.fromarray(picture.rgb), long_side_px), "image/webp")
 
 
 def data_uri(data: bytes, mime: str) -> str:

@@ -15,7 +15,7 @@ import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
-from ops import charts, gallery, overlays, report_tables
+from ops import charts, flow_figure, flow_section, gallery, overlays, report_tables
 from ops.champion import RULE
 from ops.charts import Dot, Line
 from ops.comparison import METRIC, METRICS, policy_order, references_of
@@ -47,7 +47,7 @@ _MINUS = "\N{MINUS SIGN}"
 class ReportInputs:
     """Everything the page is made of; tables as in storage.schema, all sources and policies together.
 
-    pictures: bytes of the pictures named by ops.gallery.pictures_needed(predictions, examples, seed).
+    pictures: bytes of the pictures named by ops.gallery.pictures_needed and ops.flow_section.pictures_needed.
     champion: the record of ops.champion.decide. artifacts: lineage records as dicts (kind, name, sha256,
     producer, seed, versions, device, git_commit, dirty, n_rows, parents, ...). generated_on: a date as text.
     """
@@ -63,6 +63,7 @@ class ReportInputs:
     training_steps: pa.Table
     predictions: pa.Table
     saliency_maps: pa.Table
+    token_flows: pa.Table
     evaluations: pa.Table
     champion: Row
     artifacts: Sequence[Row]
@@ -105,6 +106,17 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         "smooth": _SMOOTH,
         "gallery": _gallery(inputs),
         "gallery_rule": gallery.RULE,
+        "flows": flow_section.flows(
+            inputs.champion["champion"],
+            inputs.seed,
+            inputs.token_flows,
+            inputs.predictions,
+            inputs.examples,
+            inputs.boxes,
+            inputs.images,
+            inputs.pictures,
+        ),
+        "flow_rule": flow_figure.RULE,
         "scale_uri": gallery.data_uri(overlays.scale_png(), "image/png"),
         "sources": report_tables.sources(inputs.examples, inputs.quarantine, inputs.splits, inputs.images),
         "quarantine": report_tables.refused(inputs.quarantine),

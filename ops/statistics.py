@@ -5,6 +5,7 @@ resamples whole pictures (clusters), never single rows. Nothing here knows what 
 ops/comparison.py. Nothing draws or formats.
 """
 
+import hashlib
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ LEVEL = 0.95
 DRAWS = 2000
 _CELLS = 2_000_000
 Kind = Literal["rate", "difference", "free"]
+
+
+def draw_order(seed: int, name: str) -> str:
+    """Sort by this to draw in an order that the seed and the names alone decide."""
+    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ _DUCKDB_TYPES = {
     pa.int64(): "BIGINT",
     pa.float64(): "DOUBLE",
     pa.list_(pa.string()): "VARCHAR[]",
+    pa.list_(pa.float32()): "FLOAT[]",
 }
 
 _ARTIFACTS: dict[str, tuple[pa.DataType, str]] = {

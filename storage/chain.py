@@ -145,27 +145,21 @@ class _Walk:
 
 
 def why(ledger: Ledger, map_id: str) -> tuple[list[str], list[str]]:
-    """The chain from a saliency map to the raw file and row: (readable indented lines, problems).
+    """The chain from a saliency map, or a token flow, to the raw file and row: (readable indented lines, problems).
 
     Every table on the way is hashed before it is read; a step that is lost or altered is a problem. Raises
     ChainError if no archive holds the map.
     """
     records = Records(ledger)
     found = records.row(records.all, "saliency_maps", map_id=map_id)
+    found = found or records.row(records.all, "token_flows", flow_id=map_id)
     if found is None:
-        n = sum(artifact.kind == "saliency_maps" for artifact in records.all)
-        seen = f"map {map_id!r} is in none of the {n} archived tables of saliency maps under this root"
+        n = sum(artifact.kind in ("saliency_maps", "token_flows") for artifact in records.all)
+        seen = f"map {map_id!r} is in none of the {n} archived tables of maps and flows under this root"
         raise ChainError("; ".join([seen, *records.unreadable.values()]))
     walk = _Walk(records)
     values = found.values
-    walk.step(
-        f"map {map_id}",
-        f"{values['method']} ({values['rows']} rows), {values['grid_h']} x {values['grid_w']} cells over "
-        f"a picture of {values['image_w_px']} x {values['image_h_px']} px",
-        f"mass {_number(values['mass'])} (chance {_number(values['chance'])}), "
-        f"lift {_number(values['lift'])}",
-        *_made(found.artifact),
-    )
+    walk.step(*_headline(values), *_made(found.artifact))
     ancestors = list(records.ancestors(found.artifact))
     siblings = [a for a in records.all if a.work_key == found.artifact.work_key and a.kind == "predictions"]
     _completion(walk, found, [*siblings, *ancestors, *records.all])
@@ -181,6 +175,25 @@ def why(ledger: Ledger, map_id: str) -> tuple[list[str], list[str]]:
     if walk.problems:
         walk.problems += records.unreadable.values()
     return walk.lines, walk.problems
+
+
+def _headline(values: dict[str, Any]) -> tuple[str, ...]:
+    """Title and details of the row that a walk starts from: of a map, or of a token flow."""
+    if "flow_id" in values:
+        what = f"no flow: {values['unscorable_reason']}"
+        if values["unscorable_reason"] is None:
+            what = (
+                f"{len(values['thought_tokens'])} thought and {len(values['answer_tokens'])} answer tokens, "
+                f"{values['grid_h']} x {values['grid_w']} cells"
+            )
+        return f"token flow {values['flow_id']}", f"{what} ({values['rows']} rows)"
+    return (
+        f"map {values['map_id']}",
+        f"{values['method']} ({values['rows']} rows), {values['grid_h']} x {values['grid_w']} cells over "
+        f"a picture of {values['image_w_px']} x {values['image_h_px']} px",
+        f"mass {_number(values['mass'])} (chance {_number(values['chance'])}), "
+        f"lift {_number(values['lift'])}",
+    )
 
 
 def _completion(walk: _Walk, found: Found, candidates: Sequence[Artifact]) -> None:

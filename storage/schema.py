@@ -59,6 +59,8 @@ ALLOWED_VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("predictions", "unscorable_reason"): UNSCORABLE,
     ("predictions", "unmasked_reason"): UNMASKED,
     ("saliency_maps", "rows"): ("predictor", "state"),
+    ("token_flows", "rows"): ("predictor", "state"),
+    ("token_flows", "unscorable_reason"): UNSCORABLE,
     ("faithfulness", "rows"): ("predictor", "state"),
     ("faithfulness", "versus"): ("random", "predictor", "state", "cot_rollout:predictor"),
 }
@@ -78,6 +80,8 @@ _I32 = pa.int32()
 _I64 = pa.int64()
 _BYTES = pa.binary()
 _BOOL = pa.bool_()
+_TEXTS = pa.list_(_TEXT)
+_F32S = pa.list_(pa.float32())
 
 _POLICY_ID = _column(
     "policy_id", _TEXT, "the policy's name and the first 12 hex digits of the work that made it"
@@ -321,6 +325,45 @@ _SALIENCY_MAPS = pa.schema(
     ]
 )
 
+_TOKEN_FLOWS = pa.schema(
+    [
+        _column("flow_id", _TEXT, "24 hex digits, hash of policy, example, completion and rows"),
+        _POLICY_ID,
+        _POLICY,
+        _EXAMPLE_ID,
+        _IMAGE,
+        _COMPLETION_SHA,
+        _column("rows", _TEXT, "which query stands for a token: its predictor or its own state"),
+        _maybe("unscorable_reason", _TEXT, "why there is no flow, from a closed list; null = there is one"),
+        _maybe("thought_tokens", _TEXTS, "the thought's tokens as text, in order; null without a flow"),
+        _maybe("answer_tokens", _TEXTS, "the answer's tokens as text, in order; null without a flow"),
+        _maybe("grid_h", _I32, "rows of the token grid"),
+        _maybe("grid_w", _I32, "columns of the token grid"),
+        _maybe("region_x1", _F64, "left edge of what the grid spans, as a share of the picture's width"),
+        _maybe("region_y1", _F64, "its top edge, as a share of the height; below 0 where it was padded"),
+        _maybe("region_x2", _F64, "its right edge, as a share of the width; below 1 where it was cropped"),
+        _maybe("region_y2", _F64, "its bottom edge, as a share of the height"),
+        _maybe(
+            "looked_at",
+            _F32S,
+            "[thought tokens x grid_h x grid_w], row-major: what each cell of the picture contributed straight to "
+            "each thought token, in logits, signed",
+        ),
+        _maybe(
+            "thoughts_used",
+            _F32S,
+            "[answer tokens x thought tokens], row-major: what each thought token contributed straight to each "
+            "answer token, in logits, signed",
+        ),
+        _maybe(
+            "reached_answer",
+            _F32S,
+            "[answer tokens x grid_h x grid_w], row-major: what each cell contributed to each answer token through "
+            "the thoughts, in logits, signed",
+        ),
+    ]
+)
+
 _EVALUATIONS = pa.schema(
     [
         _POLICY_ID,
@@ -371,6 +414,7 @@ TABLES: dict[str, pa.Schema] = {
     "completions": _COMPLETIONS,
     "predictions": _PREDICTIONS,
     "saliency_maps": _SALIENCY_MAPS,
+    "token_flows": _TOKEN_FLOWS,
     "evaluations": _EVALUATIONS,
     "faithfulness": _FAITHFULNESS,
 }
@@ -385,6 +429,7 @@ TABLE_DESCRIPTIONS: dict[str, str] = {
     "completions": "one sampled completion in training",
     "predictions": "one answer of one policy on one held-out example",
     "saliency_maps": "one saliency map",
+    "token_flows": "one answer, token by token: from picture through thought to answer",
     "evaluations": "one metric of one policy on one subset",
     "faithfulness": "one measure of how true one kind of map is to one policy",
 }

@@ -92,8 +92,9 @@ def _value_problems(name: str, field: pa.Field, column: pa.ChunkedArray) -> list
         strange = sorted(set(pc.unique(column).to_pylist()) - {None, *allowed})
         if strange:
             return [f"column {field.name}: {strange[:5]}, allowed are {', '.join(allowed)}"]
-    if pa.types.is_floating(field.type) and name not in _MAY_BE_NOT_FINITE:
-        bad = pc.sum(pc.invert(pc.is_finite(column))).as_py() or 0
+    numbers = pc.list_flatten(column) if pa.types.is_list(field.type) else column
+    if pa.types.is_floating(numbers.type) and name not in _MAY_BE_NOT_FINITE:
+        bad = pc.sum(pc.invert(pc.is_finite(numbers))).as_py() or 0
         if bad:
             return [f"column {field.name}: {bad} values are NaN or infinite; what cannot be measured is null"]
     return []

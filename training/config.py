@@ -242,6 +242,7 @@ class EvaluateSettings(_Checked):
     saliency_rows: str = setting("predictor", one_of(*SALIENCY_ROWS))
     n_bootstrap: int = setting(1000, whole(100))
     faithfulness_rows: int = setting(0, whole(0))  # examples whose pictures are also masked; 0: none
+    token_flow_rows: int = setting(24, whole(0))  # examples whose flow is archived token by token; 0: none
     precision: str = setting("float32", one_of("float32", "bfloat16"))
     system_prompt: str | None = setting(None, TEXT_OR_NONE)
 

@@ -5,10 +5,11 @@
 
 Greedy answers in batches, each judged by the scorer of its answer type; one saliency map per scorable answer,
 held against the evidence boxes; for a sample of the examples, cells of the picture are filled and the policy looks
-again. Writes the tables predictions and saliency_maps. Comparing policies is
+again; of another few, the flow from picture through thought to answer is kept token by token. Writes the tables
+predictions, saliency_maps and token_flows. Comparing policies is
 ops/comparison.py; the maps come from training/saliency.py, their measures from training/overlap.py.
 
-A finished batch lies in work_dir/parts as two Parquet files, so a killed run goes on with the next batch.
+A finished batch lies in work_dir/parts as one Parquet file per table, so a killed run goes on with the next batch.
 """
 
 import importlib
@@ -24,7 +25,7 @@ import pyarrow as pa
 from PIL import Image
 from tqdm import tqdm
 
-from ops.statistics import mean_by_cluster
+from ops.statistics import draw_order, mean_by_cluster
 from storage.archive import map_id, pack, region_columns
 from storage.objects import sha256_bytes
 from storage.rows import Row, rows_from_paths
@@ -35,6 +36,7 @@ from training.config import EvaluateSettings, StageConfig
 from training.conversation import SYSTEM_PROMPT, parse
 from training.dataset import picture
 from training.faithfulness import intervened, sample_of
+from training.flow_rows import flow_row
 from training.overlap import Overlap, score
 from training.policy import Policy
 from training.progress import METRICS, JsonLines
@@ -42,7 +44,7 @@ from training.saliency import METHODS, SaliencyMap, explain_batch
 from training.spans import spans
 from training.stage import run_stage, write_atomically, write_result
 
-TABLES = ("predictions", "saliency_maps")
+TABLES = ("predictions", "saliency_maps", "token_flows")
 PARTS = "parts"
 _OVERLAP_COLUMNS = (
     *("mass", "chance", "lift", "pointing_hit", "pointing_chance", "auroc", "ap", "ap_chance"),
@@ -52,7 +54,7 @@ _MAP_COLUMNS = ("mass", "chance", "lift", "pointing_hit", "iou_area", "auroc")
 
 
 def run(config: StageConfig) -> None:
-    """Answer every row of the split, then write both tables and, last, the result."""
+    """Answer every row of the split, then write the tables and, last, the result."""
     settings: EvaluateSettings = config.settings
     rows = rows_from_paths(config.tables, settings.split)
     rows = rows[: settings.max_rows] if settings.max_rows else rows
@@ -60,13 +62,15 @@ def run(config: StageConfig) -> None:
     parts = [config.work_path / PARTS / f"{index:06d}" for index in range(len(batches))]
     parts[0].parent.mkdir(exist_ok=True)
     sampled = sample_of(rows, settings.faithfulness_rows)
+    told = sorted((row.example_id for row in rows), key=lambda e: draw_order(config.seed, e))
+    followed = frozenset(told[: settings.token_flow_rows])
     n_done = next((i for i, part in enumerate(parts) if not _is_whole(part)), len(parts))
     policy = load_for(config)
     lines = JsonLines(config.work_path / METRICS, n_done)
     seen = [_read_part(part)[0] for part in parts[:n_done]]
     with tqdm(total=len(rows), initial=sum(t.num_rows for t in seen), desc="evaluate", unit="answer") as bar:
         for index in range(n_done, len(batches)):
-            _write_part(parts[index], evaluate_batch(policy, batches[index], config, sampled))
+            _write_part(parts[index], evaluate_batch(policy, batches[index], config, sampled, followed))
             seen.append(_read_part(parts[index])[0])
             told = {"step": index + 1, "total_steps": len(batches), **running(seen)}
             lines.append([told])
@@ -87,11 +91,15 @@ def in_batches(rows: Sequence[Row], batch_size: int) -> list[list[Row]]:
 
 
 def evaluate_batch(
-    policy: Policy, rows: Sequence[Row], config: StageConfig, sampled: frozenset[str] = frozenset()
-) -> tuple[pa.Table, pa.Table]:
-    """Predictions and saliency maps of one batch, as tables of storage.schema.
+    policy: Policy,
+    rows: Sequence[Row],
+    config: StageConfig,
+    sampled: frozenset[str] = frozenset(),
+    followed: frozenset[str] = frozenset(),
+) -> tuple[pa.Table, ...]:
+    """Predictions, saliency maps and token flows of one batch, as tables of storage.schema.
 
-    `sampled`: example_ids whose pictures are also masked.
+    `sampled`: example_ids whose pictures are also masked; `followed`: those whose flow is kept token by token.
     """
     settings: EvaluateSettings = config.settings
     pictures = [picture(row) for row in rows]
@@ -109,7 +117,7 @@ def evaluate_batch(
         settings,
     )
     tested = dict(zip(chosen, columns, strict=True))
-    predictions, archived = [], []
+    predictions, archived, flows = [], [], []
     for i, (row, ids, found) in enumerate(zip(rows, said, maps, strict=True)):
         prediction = _prediction(policy, row, ids, config) | tested.get(i, {})
         prediction |= _measured(
@@ -118,7 +126,10 @@ def evaluate_batch(
         predictions.append(prediction)
         if prediction["map_id"] is not None and found.values is not None:
             archived.append(_archived(found, found.values, row, prediction))
-    return from_rows("predictions", predictions), from_rows("saliency_maps", archived)
+        if row.example_id in followed:
+            flows.append(flow_row(policy, pictures[i], row, ids, prediction, settings))
+    made = (predictions, archived, flows)
+    return tuple(from_rows(name, each) for name, each in zip(TABLES, made, strict=True))
 
 
 def explained(
@@ -251,18 +262,17 @@ def _paths(part: Path) -> list[Path]:
     return [part.with_suffix(f".{name}.parquet") for name in TABLES]
 
 
-def _write_part(part: Path, tables: tuple[pa.Table, pa.Table]) -> None:
+def _write_part(part: Path, tables: tuple[pa.Table, ...]) -> None:
     for path, name, table in zip(_paths(part), TABLES, tables, strict=True):
         write_atomically(path, encode_table(name, table))
 
 
-def _read_part(part: Path) -> tuple[pa.Table, pa.Table]:
-    predictions, maps = (read_table(p, name=n) for p, n in zip(_paths(part), TABLES, strict=True))
-    return predictions, maps
+def _read_part(part: Path) -> tuple[pa.Table, ...]:
+    return tuple(read_table(path, name=name) for path, name in zip(_paths(part), TABLES, strict=True))
 
 
 def _is_whole(part: Path) -> bool:
-    """Whether the batch was finished: both files there and readable."""
+    """Whether the batch was finished: all files there and readable."""
     if not all(path.is_file() for path in _paths(part)):
         return False
     try:

@@ -46,7 +46,7 @@ def spans(
         return "image_token_emitted"
     if end == len(ids):
         return "truncated"
-    text, pieces = _characters(tokenizer, ids[:end])
+    text, pieces = characters(tokenizer, ids[:end])
     if OPENING not in text and CLOSING not in text:
         if thought_needed:
             return "no_thought"
@@ -80,7 +80,7 @@ def _tokens(pieces: list[tuple[int, int]], start: int, stop: int) -> range:
     return range(inside[0], inside[-1] + 1)
 
 
-def _characters(tokenizer: Any, ids: list[int]) -> tuple[str, list[tuple[int, int]]]:
+def characters(tokenizer: Any, ids: list[int]) -> tuple[str, list[tuple[int, int]]]:
     """The decoded text, and for each token the characters [start, stop) that it stands for.
 
     Offsets are the lengths of the decoded beginnings. Where the tokens decoded alone add up to the text, they

@@ -21,6 +21,7 @@ from training.overlap import WHOLE, Region
 from training.policy import Policy
 from training.projection import without_dropout
 from training.saliency import MapRecorder, check_names
+from training.spans import characters
 from training.teacher_forcing import locate, teacher_forced
 
 
@@ -92,4 +93,7 @@ def _array(shares: Tensor | None) -> NDArray[np.float32]:
 
 
 def _texts(policy: Policy, ids: Sequence[int], positions: range) -> tuple[str, ...]:
-    return tuple(str(policy.tokenizer.decode([ids[p]], skip_special_tokens=False)) for p in positions)
+    """What each token adds to the decoded text: some decoders drop the space before a token decoded alone."""
+    first = positions[0] if positions else 0
+    text, pieces = characters(policy.tokenizer, list(ids[: positions[-1] + 1]) if positions else [])
+    return tuple(text[start:stop] for start, stop in pieces[first:])

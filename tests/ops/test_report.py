@@ -34,6 +34,7 @@ def inputs_of(evidence, **changes):
         training_steps=evidence.training_steps,
         predictions=evidence.predictions,
         saliency_maps=evidence.saliency_maps,
+        token_flows=empty("token_flows"),
         evaluations=evaluations,
         champion=decide(evidence.predictions, evidence.examples, evidence.splits, REWARDS, draws=200),
         artifacts=evidence.artifacts,

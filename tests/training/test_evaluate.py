@@ -44,7 +44,7 @@ def run(desk, name, policy=None, **settings):
 
 
 def tables_of(work_path):
-    return [read_table(work_path / f"{name}.parquet", name=name) for name in evaluate.TABLES]
+    return [read_table(work_path / f"{name}.parquet", name=name) for name in ("predictions", "saliency_maps")]
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_a_map_that_no_box_can_be_held_against_is_kept_with_its_reason(desk):
     everything = dataclasses.replace(row, boxes=((0.0, 0.0, float(row.width_px), float(row.height_px)),))
     none = dataclasses.replace(row, example_id="none", boxes=())
     policy = load_policy(desk[2])
-    predictions, maps = evaluate.evaluate_batch(policy, [everything, none], config)
+    predictions, maps, _ = evaluate.evaluate_batch(policy, [everything, none], config)
     assert predictions["unscorable_reason"].to_pylist() == ["box_covers_everything", "no_boxes"]
     assert predictions["map_id"].to_pylist() == maps["map_id"].to_pylist()
     assert predictions["mass"].null_count == 2
