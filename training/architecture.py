@@ -83,7 +83,7 @@ def build_processor(tokenizer: Any) -> QwenPictureProcessor:
     return QwenPictureProcessor(pictures, tokenizer, chat_template=CHAT_TEMPLATE)
 
 
-def picture_token_ids(tokenizer: Any) -> dict[str, int]:
+def picture_token_ids(tokenizer: Any) -> dict[str, Any]:
     """What every Qwen-VL configuration must know of the tokenizer, by the names of its fields."""
     tokens = {
         "image": "<|image_pad|>",

@@ -103,8 +103,8 @@ class Family:
         capped = [f"{name} = {value}" for name, value in caps.items() if value is not None]
         if capped:
             raise PolicyError(
-                f"{self.name}: the text configuration sets {', '.join(capped)}; wanted none (null): maps take logits and "
-                "attention scores to be linear in the states, without a softcap"
+                f"{self.name}: the text configuration sets {', '.join(capped)}; wanted none (null): maps take "
+                "logits and attention scores to be linear in the states"
             )
 
 
