@@ -83,6 +83,17 @@ def build_processor(tokenizer: Any) -> QwenPictureProcessor:
     return QwenPictureProcessor(pictures, tokenizer, chat_template=CHAT_TEMPLATE)
 
 
+def picture_token_ids(tokenizer: Any) -> dict[str, Any]:
+    """What every Qwen-VL configuration must know of the tokenizer, by the names of its fields."""
+    tokens = {
+        "image": "<|image_pad|>",
+        "video": "<|video_pad|>",
+        "vision_start": "<|vision_start|>",
+        "vision_end": "<|vision_end|>",
+    }
+    return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
+
+
 def build_config(tokenizer: Any, **changes: Any) -> Qwen2_5_VLConfig:
     """The embedded policy's shape; `changes` override single text fields (`hidden_size`, `num_hidden_layers`, ...)."""
     text: dict[str, Any] = {
@@ -114,17 +125,11 @@ def build_config(tokenizer: Any, **changes: Any) -> Qwen2_5_VLConfig:
     vision |= changes.pop("vision", {})
     text |= changes
     vision["out_hidden_size"] = text["hidden_size"]
-    ids = {
-        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
-        for name, token in (
-            ("image", "<|image_pad|>"),
-            ("video", "<|video_pad|>"),
-            ("vision_start", "<|vision_start|>"),
-            ("vision_end", "<|vision_end|>"),
-        )
-    }
     return Qwen2_5_VLConfig(
-        text_config=text, vision_config=vision, tie_word_embeddings=text["tie_word_embeddings"], **ids
+        text_config=text,
+        vision_config=vision,
+        tie_word_embeddings=text["tie_word_embeddings"],
+        **picture_token_ids(tokenizer),
     )
 
 

@@ -52,6 +52,10 @@ class RmsNorm:
     eps: Callable[[Any], float]
 
 
+SOFTCAPS = ("final_logit_softcapping", "attn_logit_softcapping")
+"""Fields of a text configuration that bend its logits or attention scores by a tanh."""
+
+
 @dataclass(frozen=True)
 class Family:
     """What the engine must know of one model family.
@@ -78,7 +82,11 @@ class Family:
     vision_types: tuple[str, ...] | None = None
 
     def check(self, config: Any) -> None:
-        """Raise PolicyError when the configuration's parts are not those that are described."""
+        """Raise PolicyError when the configuration's parts are not those that are described.
+
+        Logits and attention scores must be what the weights make of the states: a softcap bends both, and then neither
+        the frozen head nor the recomputed attention rows are the model's own.
+        """
         parts = (("text", self.text_types), ("vision", self.vision_types))
         for part, known in parts:
             found = getattr(config, f"{part}_config").model_type if known else None
@@ -90,6 +98,13 @@ class Family:
         if getattr(config.text_config, "use_bidirectional_attention", False):
             raise PolicyError(
                 f"{self.name}: use_bidirectional_attention is set; a causal text model is wanted"
+            )
+        caps = {name: getattr(config.text_config, name, None) for name in SOFTCAPS}
+        capped = [f"{name} = {value}" for name, value in caps.items() if value is not None]
+        if capped:
+            raise PolicyError(
+                f"{self.name}: the text configuration sets {', '.join(capped)}; wanted none (null): maps take "
+                "logits and attention scores to be linear in the states"
             )
 
 

@@ -23,14 +23,21 @@ def pull_back(linear: nn.Module, covector: Tensor, in_features: int) -> Tensor:
     attached = torch.is_grad_enabled()
     if type(linear) is nn.Linear:
         return covector @ linear.weight.to(covector.dtype)
-    kinds = (p.dtype for p in linear.parameters() if p.is_floating_point())
     with without_dropout(linear), torch.enable_grad():
         x = torch.zeros(
-            (*covector.shape[:-1], in_features), dtype=next(kinds), device=covector.device, requires_grad=True
+            (*covector.shape[:-1], in_features),
+            dtype=_weight_dtype(linear),
+            device=covector.device,
+            requires_grad=True,
         )
         y = linear(x)
         pulled = torch.autograd.grad(y, x, covector.to(y.dtype), create_graph=attached)[0]
         return pulled.to(covector.dtype)
+
+
+def _weight_dtype(linear: nn.Module) -> torch.dtype:
+    """Precision of what the layer takes in outside autocast: that of its first weights, under any adapter."""
+    return next(p.dtype for p in linear.parameters() if p.is_floating_point())
 
 
 def target_covector(policy: Policy, ids: Tensor) -> Tensor:
@@ -63,7 +70,8 @@ def through_attention_norm(
     rows = output.flatten(2)
     rows = rows.gather(1, target_rows[:, :, None].expand(-1, -1, rows.shape[2]))
     with without_dropout(o_proj):
-        seen = o_proj(rows).to(covector.dtype)
+        # Under autocast the pass's rows are not in the weights' precision, and here nothing casts them.
+        seen = o_proj(rows.to(_weight_dtype(o_proj))).to(covector.dtype)
     rms = (seen.square().mean(dim=2, keepdim=True) + policy.family.norm.eps(norm)).sqrt()
     return covector * (policy.family.norm.gain(norm).to(covector.dtype) / rms)
 

@@ -23,6 +23,8 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     SiglipImageProcessorPil,
@@ -37,6 +39,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from tests.parity.models import moved_off, random_policy, words
+from training.architecture import picture_token_ids
 from training.policy import Policy
 from training.processors import InternVLPictureProcessor, QwenPictureProcessor
 
@@ -86,17 +89,30 @@ def _text(tokenizer, **changes):
 _TOWER = {"hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def _qwen3_vl(tie=False, **text):
+def _qwen_pictures():
+    """A token is 8 px: 4 x 4 patches, two by two of them; 12 to 40 tokens a picture."""
     tokenizer = _tokenizer("<|vision_start|><|image_pad|><|vision_end|>")
-    ids = {
-        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
-        for name, token in (
-            ("image", "<|image_pad|>"),
-            ("video", "<|video_pad|>"),
-            ("vision_start", "<|vision_start|>"),
-            ("vision_end", "<|vision_end|>"),
-        )
-    }
+    pictures = Qwen2VLImageProcessorPil(
+        patch_size=4, merge_size=2, size={"shortest_edge": 8 * 8 * 12, "longest_edge": 8 * 8 * 40}
+    )
+    return tokenizer, QwenPictureProcessor(pictures, tokenizer, chat_template=tokenizer.chat_template)
+
+
+def _qwen2_vl(tie=False, **text):
+    tokenizer, processor = _qwen_pictures()
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 2, 1]}
+    vision = {"depth": 2, "embed_dim": 32, "mlp_ratio": 3, "num_heads": 2, "hidden_size": 48, "patch_size": 4}
+    config = Qwen2VLConfig(
+        text_config=_text(tokenizer, rope_parameters=rope, tie_word_embeddings=tie, **text),
+        vision_config=vision,
+        tie_word_embeddings=tie,
+        **picture_token_ids(tokenizer),
+    )
+    return Qwen2VLForConditionalGeneration(config), processor
+
+
+def _qwen3_vl(tie=False, **text):
+    tokenizer, processor = _qwen_pictures()
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
     vision = {
         "depth": 2,
@@ -114,12 +130,8 @@ def _qwen3_vl(tie=False, **text):
         ),
         vision_config=vision,
         tie_word_embeddings=tie,
-        **ids,
+        **picture_token_ids(tokenizer),
     )
-    pictures = Qwen2VLImageProcessorPil(
-        patch_size=4, merge_size=2, size={"shortest_edge": 8 * 8 * 12, "longest_edge": 8 * 8 * 40}
-    )
-    processor = QwenPictureProcessor(pictures, tokenizer, chat_template=tokenizer.chat_template)
     return Qwen3VLForConditionalGeneration(config), processor
 
 
@@ -247,6 +259,7 @@ def _internvl(tie=True, **text):
 
 
 BUILDERS = {
+    "qwen2_vl": _qwen2_vl,
     "qwen3_vl": _qwen3_vl,
     "llava_clip": _llava_clip,
     "llava_siglip": _llava_siglip,
@@ -255,7 +268,7 @@ BUILDERS = {
     "gemma3": _gemma3,
     "internvl": _internvl,
 }
-"""All but the two Qwens of tests/parity/models.py."""
+"""All but the Qwen2.5-VL of tests/parity/models.py."""
 
 
 def family_policy(name, seed=0, dtype=torch.float64, lora=(), **changes):

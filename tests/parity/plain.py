@@ -59,7 +59,8 @@ def _rms(norm, states):
 class Pass:
     """One eager pass over a batch of one, with everything kept: per layer weights [heads, length, length]."""
 
-    def __init__(self, policy, inputs):
+    def __init__(self, policy, inputs, without=()):
+        self.without = without
         self.policy, self.ids = policy, inputs["input_ids"][0]
         text_model, self.head = _parts(policy.model)
         self.norm, self.decoder_layers = text_model.norm, text_model.layers
@@ -89,25 +90,39 @@ class Pass:
                 torch.zeros_like(heads)
             )  # a bias is nobody's share
             layer = self.decoder_layers[index]
-            if type(layer).__name__ == "Gemma3DecoderLayer":  # its norm comes before the residual stream
+            if (
+                type(layer).__name__ == "Gemma3DecoderLayer" and "norm after attention" not in self.without
+            ):  # its norm comes before the residual stream
                 after = layer.post_attention_layernorm
                 written = written * _gain(after) / _rms(after, self.written[index][row])
             stream = stream + written
-        return self.head(stream * _gain(self.norm) / _rms(self.norm, self.hidden[row]))[:, self.ids[target]]
+        gamma = 1 if "gamma" in self.without else _gain(self.norm)
+        rms = 1 if "rms" in self.without else _rms(self.norm, self.hidden[row])
+        return self.head(stream * gamma / rms)[:, self.ids[target]]
 
     def probability(self, target):
         return self.head(self.normed(self.hidden[target - 1])).softmax(-1)[self.ids[target]]
 
 
 def plain_map(
-    policy, inputs, image, thought, answer, method, rows, gradients=False, spread=lambda values: values
+    policy,
+    inputs,
+    image,
+    thought,
+    answer,
+    method,
+    rows,
+    gradients=False,
+    spread=lambda values: values,
+    without=(),
 ):
     """The signed map of a batch of one; image, thought and answer are lists of positions.
 
-    One value for each image token, or what `spread` makes of them: a map, of each target's share by itself.
+    One value for each image token, or what `spread` makes of them: a map, of each target's share by itself. `without`
+    leaves factors of the projection out, to see whether a comparison would notice: gamma, rms, norm after attention.
     """
     with torch.set_grad_enabled(gradients or method == "grad_attention"):
-        seen, shift = Pass(policy, inputs), 1 if rows == "predictor" else 0
+        seen, shift = Pass(policy, inputs, without), 1 if rows == "predictor" else 0
         if method in ("attention_rollout", "raw_attention"):
             return spread(_of_attention(seen, image, answer, method, shift))
         if method == "grad_attention":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.parity.two_layers import LENGTH, VALUES, X, Y, Z, two_layers, two_layers_inputs
+from tests.parity.two_layers import IMAGE_VALUES, LENGTH, OWN_VALUES, X, Y, Z, two_layers, two_layers_inputs
 from training.capture import capture
 from training.methods import METHODS
 from training.saliency import record_maps
@@ -100,7 +100,7 @@ ROLLOUT = per_cell(14, 16, 23, 3, 8, 22) / (4 * 64)
 
 # tam: the positive logits of the words at the image tokens, as set.
 #   it   Before it red (8) and ball (9) were said, where it has 1 and 2: 1 * red + 2 * ball = (4, 2, 2, 2, 2, 2).
-#        Of it (1, 2, 0, 4, 2, 0) that explains 20/36 = 5/9 times as much: (1 - 20/9, 2 - 10/9, -, 4 - 10/9, 2 - 10/9, -).
+#        Of it (1, 2, 0, 4, 2, 0) that explains 20/36 = 5/9 times as much: (-, 2 - 10/9, -, 4 - 10/9, 2 - 10/9, -).
 #   red  Before it: red itself, which does not count; ball, where red has -1, so 0; and it, where red has log 2n. So it
 #        is log 2n * it, whose part in red (4, 0, 2, 0, 2, 0) is 8/25 of it: (4 - 8/25, -, 2, -, 2 - 16/25, -).
 TAM = per_cell(0, 8 / 9, 0, 26 / 9, 8 / 9, 0) + per_cell(92 / 25, 0, 2, 0, 34 / 25, 0)
@@ -124,7 +124,7 @@ GRAD_STATE = per_cell(3 / 40 + 27 / 160, 0, 27 / 320, 0, 3 / 40, 69 / 80)
 
 def test_the_network_is_as_described(network):
     """Weights, values and last states, as far as the paper needs them; the pass itself makes them."""
-    told, given, _ = two_layers_inputs(network)
+    _, given, _ = two_layers_inputs(network)
     states, values = [], []
 
     class Reader:
@@ -145,7 +145,8 @@ def test_the_network_is_as_described(network):
     np.testing.assert_allclose(states[0], wanted, **NEAR)
     assert states[0][7:13, [X, Y]].abs().max() < 1e-5
     for layer in (1, 2):
-        np.testing.assert_allclose(values[layer - 1], torch.tensor(VALUES[layer]), rtol=0, atol=1e-5)
+        wanted = torch.tensor([*IMAGE_VALUES[layer], *OWN_VALUES[layer]])
+        np.testing.assert_allclose(values[layer - 1], wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from tests.parity.cases import CASES, example, in_precision, written_spans
 from tests.parity.models import random_policy
 from tests.parity.plain import plain_map
 from training.conversation import SYSTEM_PROMPT
@@ -10,44 +10,22 @@ from training.methods import METHODS
 from training.saliency import ROWS, record_maps
 from training.teacher_forcing import teacher_forced
 
-# Pictures, prompts and words of different lengths: thoughts of 3, 1 and 5 words, answers of 1, 2 and 3.
-CASES = [
-    ((230, 150), "what is it", "the red ball", "ball"),
-    ((120, 290), "look at the picture what is it", "red", "red ball"),
-    ((170, 170), "it", "it is the red ball", "the red ball"),
-]
-
-
-def _example(case, seed):
-    (width, height), question, thought, answer = case
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels), question, f"<think>{thought}</think>{answer}"
-
-
-def _floats(inputs, dtype):
-    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
-
 
 def _expected(policy, dtype, method, rows, gradients=False):
     """The plain map of every case by itself: nothing padded, and the spans found by the tags' ids."""
     for seed, case in enumerate(CASES):
-        inputs, start = teacher_forced(policy, [_example(case, seed)], SYSTEM_PROMPT)
+        inputs, start = teacher_forced(policy, [example(case, seed)], SYSTEM_PROMPT)
         ids = inputs["input_ids"][0].tolist()
-        opening, closing, end = (
-            ids.index(policy.tokenizer.convert_tokens_to_ids(tag), start)
-            for tag in ("<think>", "</think>", "<|im_end|>")
-        )
         picture = policy.family.image_token_id(policy.model)
         image = [p for p, i in enumerate(ids) if i == picture]
-        thought, answer = list(range(opening + 1, closing)), list(range(closing + 1, end))
-        assert (len(thought), len(answer)) == (len(case[2].split()), len(case[3].split()))
-        yield plain_map(policy, _floats(inputs, dtype), image, thought, answer, method, rows, gradients)
+        thought, answer = written_spans(case, ids, start, policy.tokenizer)
+        yield plain_map(policy, in_precision(inputs, dtype), image, thought, answer, method, rows, gradients)
 
 
 def _engine(policy, dtype, method, rows):
     """All cases in one batch: prompts padded on the left, completions on the right."""
-    inputs, start = teacher_forced(policy, [_example(c, i) for i, c in enumerate(CASES)], SYSTEM_PROMPT)
-    inputs = _floats(inputs, dtype)
+    inputs, start = teacher_forced(policy, [example(c, i) for i, c in enumerate(CASES)], SYSTEM_PROMPT)
+    inputs = in_precision(inputs, dtype)
     assert not inputs["attention_mask"].all()
     with (
         torch.set_grad_enabled(METHODS[method].needs_backward),

@@ -7,12 +7,12 @@ zero, so that the rotary embedding turns nothing, and the norms have no epsilon.
     0      1..6              7        8    9     10        11  12   13
     sink   i1 .. i6 (2 x 3)  <think>  red  ball  </think>  it  red  <|im_end|>
 
-Keys are the tokens' own coordinates and queries hold the logarithms of ATTENTION, so that those are the weights. What
-a row does not give away goes to itself (`own`), and the sink and the image tokens look at the sink, whose value is 0.
-Values (v0, v1) are VALUES. In layer 1 head A writes v0 to x and head B v1 to y; in layer 2 head A writes v0 to y and
-head B 2 * v1 to x. The own values of rows 7 to 12 are chosen so that all that a row writes adds up to nothing: in layer
-1, head A, row 8 that is 1/2 * 4 (i2) + 1/4 * 6 (i4) + 1/4 * own = 0, so own = -14. So x = y = 0 for every token
-after every layer, while each of the shares is not 0.
+Keys are the tokens' own coordinates and queries hold the logarithms of ATTENTION, so that those are the weights. What a
+row does not give away goes to itself (`own`), and the sink and the image tokens look at the sink, whose value is 0.
+Values (v0, v1) are IMAGE_VALUES and OWN_VALUES. In layer 1 head A writes v0 to x and head B v1 to y; in layer 2 head A
+writes v0 to y and head B 2 * v1 to x. The own values of rows 7 to 12 are chosen so that all that a row writes adds up
+to nothing: in layer 1, head A, row 8 that is 1/2 * 4 (i2) + 1/4 * 6 (i4) + 1/4 * own = 0, so own = -14. So x = y = 0
+for every token after every layer, while each of the shares is not 0.
 
 z is written by the feed-forwards: 9 to every token in layer 1; in layer 2 +7 to row 11 and -4 to row 12. So after
 layer 1 a state is 12 in its own coordinate and 9 in z, of length 15, and in layer 2 part of each value comes from z. At
@@ -65,11 +65,14 @@ ATTENTION = {  # (layer, head): row: key: weight
         12: {8: QUARTER, 6: QUARTER},
     },
 }
-VALUES = {  # (v0, v1) of tokens 1 to 12
-    1: [(2, 4), (4, -2), (-2, 2), (6, 0), (0, 6), (2, -4)]
-    + [(-2, -6), (-14, -3), (2, 4), (10, 8), (26, -0.5), (-2, -5)],
-    2: [(3, 1), (-1, 2), (2, 0), (1, -2), (0, 1), (4, 3)]
-    + [(1, -0.5), (-2, -1), (-3, -2), (4, 4), (2.5, 3), (3, -1)],
+# (v0, v1) of the image tokens and of tokens 7 to 12
+IMAGE_VALUES = {
+    1: [(2, 4), (4, -2), (-2, 2), (6, 0), (0, 6), (2, -4)],
+    2: [(3, 1), (-1, 2), (2, 0), (1, -2), (0, 1), (4, 3)],
+}
+OWN_VALUES = {
+    1: [(-2, -6), (-14, -3), (2, 4), (10, 8), (26, -0.5), (-2, -5)],
+    2: [(1, -0.5), (-2, -1), (-3, -2), (4, 4), (2.5, 3), (3, -1)],
 }
 VALUE_BIAS = (0.5, -1.0)
 FROM_Z = (1.0, 2.0)  # to (v0, v1) of layer 2
@@ -119,7 +122,7 @@ def _set_attention(attention, number):
     from_z = FROM_Z if number == 2 else (0.0, 0.0)
     for out in (0, 1):
         attention.v_proj.bias[out] = VALUE_BIAS[out]
-        values = [0, *(value[out] for value in VALUES[number]), 0]
+        values = [0, *(value[out] for value in (*IMAGE_VALUES[number], *OWN_VALUES[number])), 0]
         attention.v_proj.weight[out, :LENGTH] = torch.tensor(values) - VALUE_BIAS[out] - from_z[out]
         attention.v_proj.weight[out, Z] = from_z[out]
     if number == 2:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import (
     CLIPVisionConfig,
+    Gemma3Config,
     Gemma3TextConfig,
     LlamaConfig,
     LlavaConfig,
@@ -21,7 +22,7 @@ from training.policy import PolicyError, load_policy, save_policy
 from training.saliency import explain, explain_batch, record_maps
 from training.teacher_forcing import locate, teacher_forced
 
-SEVEN = [*BUILDERS, "qwen2_5_vl"]
+DESCRIBED = [*BUILDERS, "qwen2_5_vl"]
 
 
 def ask(policy, pictures):
@@ -43,7 +44,8 @@ def said(policy, size_wh=(60, 40)):
 
 # Whole pictures of 96 x 64 (or as noted) and their grids. Qwen2.5-VL: 28 px a token, 96 x 64 is enlarged.
 GRIDS = {
-    "qwen3_vl": ((64, 40), (5, 8)),  # 8 px a token, within 12 to 40 tokens
+    "qwen2_vl": ((40, 64), (8, 5)),  # 8 px a token, within 12 to 40 tokens
+    "qwen3_vl": ((64, 40), (5, 8)),
     "llava_clip": ((40, 40), (5, 5)),  # 20 px, patches of 4; square, so that nothing is cropped
     "llava_siglip": ((40, 60), (5, 5)),
     "idefics3": ((90, 60), (4, 6)),  # 48 x 32: 2 x 3 tiles of 2 x 2
@@ -84,7 +86,7 @@ def image_features(policy, inputs):
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
-@pytest.mark.parametrize("name", SEVEN)
+@pytest.mark.parametrize("name", DESCRIBED)
 @torch.no_grad()
 def test_the_bright_quadrant_of_the_picture_is_that_quadrant_of_the_grid(name, corner):
     """Each token's way from what a dark picture gives to what a bright one gives, spread on the grid."""
@@ -124,7 +126,7 @@ def test_the_bright_quadrant_of_the_picture_is_that_quadrant_of_the_grid(name, c
 # ---- What cannot be explained.
 
 
-@pytest.mark.parametrize("name", SEVEN)
+@pytest.mark.parametrize("name", DESCRIBED)
 def test_two_pictures_in_a_sample_are_refused(name):
     policy = family_policy(name, dtype=torch.float32)
     pictures = [Image.new("RGB", GRIDS[name][0], (200, 30, 90))] * 2
@@ -137,7 +139,7 @@ def test_two_pictures_in_a_sample_are_refused(name):
         locate(policy, inputs, inputs["input_ids"].shape[1], False, [pictures[0].size])
 
 
-@pytest.mark.parametrize("name", SEVEN)
+@pytest.mark.parametrize("name", DESCRIBED)
 def test_video_is_refused(name):
     policy = family_policy(name, dtype=torch.float32)
     inputs, start = said(policy)
@@ -146,7 +148,7 @@ def test_video_is_refused(name):
         locate(policy, inputs, start, False, [(60, 40)])
 
 
-@pytest.mark.parametrize("name", SEVEN)
+@pytest.mark.parametrize("name", DESCRIBED)
 def test_cut_image_tokens_are_a_reason(name):
     """The last of them, of a whole tile more and of all but one are missing."""
     policy = family_policy(name, dtype=torch.float32)
@@ -204,6 +206,22 @@ def test_towers_and_text_models_that_are_not_described_are_refused():
         llava.check(LlavaConfig(text_config=Gemma3TextConfig(), vision_config=CLIPVisionConfig()))
 
 
+@pytest.mark.parametrize("cap", ["final_logit_softcapping", "attn_logit_softcapping"])
+def test_softcaps_are_refused(cap):
+    FAMILIES["gemma3"].check(Gemma3Config())
+    with pytest.raises(PolicyError, match=rf"gemma3: .*{cap} = 30\.0; wanted none"):
+        FAMILIES["gemma3"].check(Gemma3Config(text_config={cap: 30.0}))
+
+
+def test_both_softcaps_are_named_and_refused_at_load(tmp_path):
+    policy = family_policy("gemma3", dtype=torch.float32)
+    policy.model.config.text_config.final_logit_softcapping = 30.0
+    policy.model.config.text_config.attn_logit_softcapping = 50.0
+    save_policy(policy, tmp_path / "p")
+    with pytest.raises(PolicyError, match=r"final_logit_softcapping = 30\.0, attn_logit_softcapping = 50\.0"):
+        load_policy(str(tmp_path / "p"), device="cpu")
+
+
 def test_an_image_token_without_a_place_is_refused():
     """CLIP's class token among the image tokens."""
     policy = family_policy("llava_clip", dtype=torch.float32)
@@ -216,7 +234,7 @@ def test_an_image_token_without_a_place_is_refused():
 # ---- From the front door.
 
 
-@pytest.mark.parametrize("name", SEVEN)
+@pytest.mark.parametrize("name", DESCRIBED)
 def test_explain_gives_a_map_on_the_grid(name):
     size_wh, grid_hw = GRIDS[name]
     policy = family_policy(name, dtype=torch.float32)
@@ -237,7 +255,7 @@ def test_the_map_of_a_cropped_picture_says_what_it_spans():
     assert found.region == pytest.approx((5 / 30, 0, 25 / 30, 1))
 
 
-@pytest.mark.parametrize("name", SEVEN)
+@pytest.mark.parametrize("name", DESCRIBED)
 def test_a_saved_policy_of_each_family_loads_and_gives_the_same_map(name, tmp_path):
     policy = family_policy(name, dtype=torch.float32)
     save_policy(policy, tmp_path / "p")
@@ -262,6 +280,7 @@ def test_a_saved_policy_of_each_family_loads_and_gives_the_same_map(name, tmp_pa
 @pytest.mark.parametrize(
     ("name", "stock", "why"),
     [
+        ("qwen2_vl", "Qwen2VLProcessor", "torchvision"),
         ("qwen3_vl", "Qwen3VLProcessor", "torchvision"),
         ("qwen2_5_vl", "Qwen2_5_VLProcessor", "torchvision"),
         ("internvl", "InternVLProcessor", "torchvision"),

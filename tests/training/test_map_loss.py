@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from tests.parity.cases import CASES, example, in_precision
 from tests.parity.models import random_policy
-from tests.parity.test_maps import CASES, _example, _expected, _floats
+from tests.parity.test_maps import _expected
 from training.conversation import SYSTEM_PROMPT
 from training.map_loss import contrast, has_map
 from training.methods import METHODS
@@ -91,8 +92,8 @@ def test_the_gradient_of_the_maps_is_that_of_the_plain_ones(method):
     policy = random_policy(seed=5, lora=("q_proj", "o_proj"))
     for name, parameter in policy.model.named_parameters():
         parameter.requires_grad_("visual" not in name)
-    inputs, start = teacher_forced(policy, [_example(c, i) for i, c in enumerate(CASES)], SYSTEM_PROMPT)
-    inputs = _floats(inputs, torch.float64)
+    inputs, start = teacher_forced(policy, [example(c, i) for i, c in enumerate(CASES)], SYSTEM_PROMPT)
+    inputs = in_precision(inputs, torch.float64)
     with record_maps(policy, inputs, start, method, differentiable=True) as recorder:
         policy.model(**inputs, use_cache=False, logits_to_keep=1)
     found = _gradients(policy, recorder.signed)
@@ -105,7 +106,7 @@ def test_the_gradient_of_the_maps_is_that_of_the_plain_ones(method):
 
 def test_maps_with_gradients_where_there_can_be_none():
     policy = random_policy(dtype=torch.float32)
-    inputs, start = teacher_forced(policy, [_example(CASES[0], 0)], SYSTEM_PROMPT)
+    inputs, start = teacher_forced(policy, [example(CASES[0], 0)], SYSTEM_PROMPT)
     attached = record_maps(policy, inputs, start, differentiable=True)
     with torch.no_grad(), pytest.raises(ValueError, match="no_grad"), attached:
         pass

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.parity.cases import CASES, example, in_precision
 from tests.parity.family_models import family_policy
 from tests.parity.models import random_policy
 from tests.parity.plain import plain_map, plain_thoughts_used
-from tests.parity.test_maps import CASES, _example, _floats
 from training.conversation import SYSTEM_PROMPT
 from training.saliency import ROWS, explain
 from training.teacher_forcing import locate, teacher_forced
@@ -25,13 +25,13 @@ def policy():
 
 @pytest.mark.parametrize("rows", ROWS)
 def test_every_token_s_map_is_the_plain_one(policy, rows):
-    picture, question, completion = _example(CASES[0], 0)
+    picture, question, completion = example(CASES[0], 0)
     flow = explain_tokens(policy, picture, question, completion, rows)
     assert flow.thoughts == ("the", " red", " ball")
     assert flow.answers == ("ball",)
     assert (flow.thought_maps.shape, flow.answer_maps.shape) == ((3, 5, 8), (1, 5, 8))
     inputs, start = teacher_forced(policy, [(picture, question, completion)], SYSTEM_PROMPT)
-    inputs = _floats(inputs, torch.float32)
+    inputs = in_precision(inputs, torch.float32)
     (at,) = locate(policy, inputs, start, True)
     for found, token in zip(flow.thought_maps, at.thought, strict=True):
         expected = plain_map(policy, inputs, at.image, [token], list(at.answer), "thought_sum", rows)
@@ -41,7 +41,7 @@ def test_every_token_s_map_is_the_plain_one(policy, rows):
 
 
 def test_tokens_add_up_to_the_maps_of_the_completion(policy):
-    picture, question, completion = _example(WIDE, 2)
+    picture, question, completion = example(WIDE, 2)
     flow = explain_tokens(policy, picture, question, completion)
     assert flow.thoughts_used.shape == (3, 5)
     for method, maps in (("cot_rollout", flow.answer_maps), ("thought_sum", flow.thought_maps)):
@@ -51,7 +51,7 @@ def test_tokens_add_up_to_the_maps_of_the_completion(policy):
 
 
 def test_no_flow_but_a_reason(policy):
-    picture, question, _ = _example(CASES[0], 0)
+    picture, question, _ = example(CASES[0], 0)
     flow = explain_tokens(policy, picture, question, "ball")
     assert (flow.reason, flow.thought_maps, flow.thoughts_used) == ("no_thought", None, None)
     with pytest.raises(ValueError, match="'key'"):
@@ -61,7 +61,7 @@ def test_no_flow_but_a_reason(policy):
 @pytest.mark.parametrize("name", ["llava_clip", "internvl", "idefics3"])
 def test_crops_and_tiles_lie_on_the_grid_too(name):
     tiled = family_policy(name, dtype=torch.float32)
-    picture, question, completion = _example(CASES[0], 0)
+    picture, question, completion = example(CASES[0], 0)
     flow = explain_tokens(tiled, picture, question, completion)
     whole = explain(tiled, picture, question, completion, method="thought_sum")
     assert (flow.reason, flow.grid_hw, flow.region) == (None, whole.grid_hw, whole.region)
