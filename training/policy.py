@@ -34,8 +34,11 @@ class Policy:
 
     @property
     def family(self) -> Family:
-        """Raises PolicyError for a model outside the known families."""
-        return family_of(base_model(self.model).config.model_type)
+        """Raises PolicyError for a model outside the known families, or unlike what its family's description holds."""
+        config = base_model(self.model).config
+        family = family_of(config.model_type)
+        family.check(config)
+        return family
 
     @property
     def device(self) -> torch.device:

@@ -220,6 +220,8 @@ def test_both_softcaps_are_named_and_refused_at_load(tmp_path):
     save_policy(policy, tmp_path / "p")
     with pytest.raises(PolicyError, match=r"final_logit_softcapping = 30\.0, attn_logit_softcapping = 50\.0"):
         load_policy(str(tmp_path / "p"), device="cpu")
+    with pytest.raises(PolicyError, match="final_logit_softcapping"):  # put together by hand, never loaded
+        _ = policy.family
 
 
 def test_an_image_token_without_a_place_is_refused():
