@@ -6,6 +6,7 @@ saliency elsewhere. Nothing here knows whether a policy is the small embedded on
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Policy:
         """The processor's tokenizer."""
         return self.processor.tokenizer
 
-    @property
+    @cached_property
     def family(self) -> Family:
         """Raises PolicyError for a model outside the known families, or unlike what its family's description holds."""
         config = base_model(self.model).config

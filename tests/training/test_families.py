@@ -18,7 +18,7 @@ from tests.parity.family_models import BUILDERS, family_policy
 from training.conversation import messages
 from training.families import FAMILIES
 from training.overlap import WHOLE
-from training.policy import PolicyError, load_policy, save_policy
+from training.policy import Policy, PolicyError, load_policy, save_policy
 from training.saliency import explain, explain_batch, record_maps
 from training.teacher_forcing import locate, teacher_forced
 
@@ -221,7 +221,7 @@ def test_both_softcaps_are_named_and_refused_at_load(tmp_path):
     with pytest.raises(PolicyError, match=r"final_logit_softcapping = 30\.0, attn_logit_softcapping = 50\.0"):
         load_policy(str(tmp_path / "p"), device="cpu")
     with pytest.raises(PolicyError, match="final_logit_softcapping"):  # put together by hand, never loaded
-        _ = policy.family
+        _ = Policy(policy.model, policy.processor).family
 
 
 def test_an_image_token_without_a_place_is_refused():
