@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ops.readers import coco, coco_questions, visual_cot, voc
+from ops.readers import coco, coco_questions, visual_cot, voc, yolo
 from ops.readers.rows import RawRow
 from ops.source_files import SourceFiles
 
@@ -67,6 +67,9 @@ FORMATS: Mapping[str, Format] = {
     ),
     "voc": _detections(
         voc.read, "xmin, ymin, xmax, ymax, numbers of pixels from 1, the last one included", voc.OPTIONS
+    ),
+    "yolo": _detections(
+        yolo.read, "middle x, y, width, height, or corners of a polygon, as shares, 0 to 1", yolo.OPTIONS
     ),
 }
 """By the name that a source gives as its format."""
