@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ops.readers import coco, coco_questions, visual_cot, voc, yolo
+from ops.readers import coco, coco_questions, cvat, labelme, visual_cot, voc, yolo
 from ops.readers.rows import RawRow
 from ops.source_files import SourceFiles
 
@@ -71,5 +71,7 @@ FORMATS: Mapping[str, Format] = {
     "yolo": _detections(
         yolo.read, "middle x, y, width, height, or corners of a polygon, as shares, 0 to 1", yolo.OPTIONS
     ),
+    "labelme": _detections(labelme.read, "points in pixels from 0", labelme.OPTIONS),
+    "cvat": _detections(cvat.read, "xtl, ytl, xbr, ybr, or points, in pixels from 0", cvat.OPTIONS),
 }
 """By the name that a source gives as its format."""

@@ -4,6 +4,8 @@ Every sample holds the boxes of CANONICAL, or those that its comment works out. 
 many; the one plate is asked how many and where.
 """
 
+import json
+
 import pytest
 
 from ops.normalise import NothingLeft, normalise
@@ -320,3 +322,207 @@ def test_a_yolo_list_cannot_lead_out_of_the_source(tmp_path):
     write(tmp_path, "shelf/list.txt", "../secret.png\n/etc/secret.png\n")
     refusals = _only_refused(tmp_path, "yolo", "data.yaml")
     assert [reason for _, _, reason in refusals] == ["unsafe_path", "unsafe_path"]
+
+
+def _shape(label, kind, *points, **more) -> dict:
+    return {"label": label, "shape_type": kind, "points": [list(point) for point in points]} | more
+
+
+# The first cup by its upper right and lower left corner; the second by a polygon; the plate by four corners.
+SHAPES = [
+    _shape("cup", "rectangle", (30, 0), (0, 20), group_id=None),
+    _shape("cup", "polygon", (15, 20), (30, 10), (45, 20), (30, 30)),
+    _shape("plate", "rectangle", (42, 32), (60, 32), (60, 40), (42, 40)),
+]
+
+
+def _labelme(shapes, **fields) -> dict:
+    head = {"imagePath": "../photos/cup.png", "imageWidth": 60, "imageHeight": 40, "imageData": None}
+    return head | {"shapes": shapes} | fields
+
+
+def test_labelme(tmp_path):
+    write(tmp_path, "shelf/photos/cup.png", PICTURE)
+    write(tmp_path, "shelf/marked/cup.json", _labelme(SHAPES, imagePath="..\\photos\\cup.png"))
+    tables = _tables(tmp_path, "labelme", "marked")
+    _is_canonical(tables)
+    assert tables.images["file_name"].to_pylist() == ["photos/cup.png"]
+    write(tmp_path, "shelf/marked/cup.json", _labelme(SHAPES, imagePath="C:\\mine\\cup.png"))
+    _is_canonical(_tables(tmp_path, "labelme", "marked/cup.json", images="photos"))
+
+
+def test_a_labelme_circle_is_the_box_around_it(tmp_path):
+    write(tmp_path, "shelf/photos/cup.png", PICTURE)
+    # The middle at 20, 15; the point 3 to the right and 4 below lies 5 away: 15..25, 10..20.
+    write(tmp_path, "shelf/marked/cup.json", _labelme([_shape("cup", "circle", (20, 15), (23, 19))]))
+    assert _boxes(_tables(tmp_path, "labelme", "marked")) == [("cup", 15.0, 10.0, 25.0, 20.0)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [
+        (_shape("plate", "line", (1, 1), (9, 9)), [(2, "unsupported"), (3, "unsupported")]),
+        (_shape("plate", ["box"], (1, 1), (9, 9)), [(2, "unsupported"), (3, "unsupported")]),
+        (_shape("plate", "polygon", (1, 1), (9, 9)), [(2, "bad_box_format"), (3, "bad_box_format")]),
+        (_shape("plate", "circle", (20, 15)), [(2, "bad_box_format"), (3, "bad_box_format")]),
+        (_shape("plate", "circle", (20, 15), (float("nan"), 9)), [(2, "nan_box"), (3, "nan_box")]),
+        (_shape("plate", "rectangle", (1, 1), (1, 9)), [(2, "zero_area_box"), (3, "zero_area_box")]),
+        (_shape("plate", "rectangle", (1, 1), ("9", 9)), [(2, "bad_box_format"), (3, "bad_box_format")]),
+        (_shape("plate", "rectangle", (1, 1), (True, 9)), [(2, "bad_box_format"), (3, "bad_box_format")]),
+        (_shape("plate", "rectangle", (1, 1), (10**400, 9)), [(2, "bad_box_format"), (3, "bad_box_format")]),
+        (_shape("plate", "rectangle", (1, 1, 2), (9, 9)), [(2, "bad_box_format"), (3, "bad_box_format")]),
+        (
+            _shape("plate", "rectangle", (1, 1), (70, 9)),
+            [(2, "box_outside_picture"), (3, "box_outside_picture")],
+        ),
+        ({"label": "plate", "points": None}, [(2, "bad_box_format"), (3, "bad_box_format")]),
+        (_shape("  ", "rectangle", (1, 1), (9, 9)), [(3, "missing_field")]),
+        (_shape({"a": 1}, "rectangle", (1, 1), (9, 9), group_id=1), [(3, "missing_field")]),
+        ("plate", [(3, "broken_json")]),
+    ],
+)
+def test_a_bad_labelme_shape_costs_its_row_and_the_question(shape, found, tmp_path):
+    write(tmp_path, "shelf/photos/cup.png", PICTURE)
+    write(tmp_path, "shelf/marked/cup.json", _labelme([*SHAPES, shape]))
+    tables = _tables(tmp_path, "labelme", "marked")
+    assert sorted(refused(tables)) == [("marked/cup.json", row, reason) for row, reason in found]
+    assert _boxes(tables)[:2] == CUPS
+
+
+def test_labelme_parts_of_one_thing_are_not_counted(tmp_path):
+    write(tmp_path, "shelf/photos/cup.png", PICTURE)
+    parts = [SHAPES[0] | {"group_id": 4}, SHAPES[1] | {"group_id": 4}, SHAPES[2] | {"group_id": 4}]
+    write(tmp_path, "shelf/marked/cup.json", _labelme(parts))
+    tables = _tables(tmp_path, "labelme", "marked")
+    assert refused(tables) == [("marked/cup.json", 0, "unsupported")]
+    assert _boxes(tables) == [PLATE]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"shapes": [', "broken_json"),
+        ("", "broken_json"),
+        ([1], "broken_json"),
+        ("[" * 100_000, "broken_json"),
+        (json.dumps(_labelme(SHAPES)).encode("utf-16"), "broken_json"),
+        (_labelme(SHAPES, imagePath=None), "missing_field"),
+        (_labelme(None), "missing_field"),
+        (_labelme([]), "no_boxes"),
+        (_labelme(SHAPES[2:], imagePath="no.png"), "missing_file"),
+        (_labelme(SHAPES[2:], imagePath="../../secret.png"), "unsafe_path"),
+        (_labelme(SHAPES[2:], imagePath="/etc/secret.png"), "unsafe_path"),
+        (_labelme(SHAPES[2:], imageWidth=40, imageHeight=60), "unsupported"),
+    ],
+)
+def test_a_bad_labelme_file_costs_its_row(content, reason, tmp_path):
+    write(tmp_path, "secret.png", PICTURE)
+    write(tmp_path, "shelf/photos/cup.png", PICTURE)
+    write(tmp_path, "shelf/marked/a.json", b"\xef\xbb\xbf" + json.dumps(_labelme(SHAPES)).encode())
+    write(tmp_path, "shelf/marked/b.json", content)
+    tables = _tables(tmp_path, "labelme", "marked")
+    assert {(file, reason) for file, _, reason in refused(tables)} == {("marked/b.json", reason)}
+    assert _boxes(tables) == CANONICAL
+
+
+# The first cup stands on its side: 20 x 30 px about 15, 10 (5..25, -5..25), turned by 90 degrees to 30 x 20 px.
+CVAT_SHAPES = """
+<box label="cup" xtl="5" ytl="-5" xbr="25" ybr="25" rotation="90.0" occluded="0" z_order="0"/>
+<polygon label="cup" points="15,20;30.0,10;45,20;30,30" occluded="0"/>
+<box label="plate" xtl="42.00" ytl="32.00" xbr="60.00" ybr="40.00" occluded="1"/>
+"""
+
+
+def _cvat(shapes=CVAT_SHAPES, name='name="desk/cup.png"', more="") -> str:
+    image = f'<image id="0" {name} width="60" height="40">{shapes}</image>'
+    return f"<?xml version='1.0'?>\r\n<annotations><version>1.1</version><meta/>{image}{more}</annotations>"
+
+
+def test_cvat(tmp_path):
+    write(tmp_path, "shelf/images/desk/cup.png", PICTURE)
+    write(tmp_path, "shelf/annotations.xml", _cvat())
+    tables = _tables(tmp_path, "cvat", "annotations.xml")
+    assert _boxes(tables) == CANONICAL
+    # Row 0 is the picture, 1 to 3 are its shapes.
+    assert _asked(tables) == [("count", "2", 1), ("count", "1", 3), ("where", "bottom right", 3)]
+    assert tables.quarantine.num_rows == 0
+    assert tables.images["file_name"].to_pylist() == ["images/desk/cup.png"]
+    write(tmp_path, "shelf/desk/cup.png", PICTURE)
+    told = _tables(tmp_path, "cvat", "annotations.xml", images=".")
+    assert told.images["file_name"].to_pylist() == ["desk/cup.png"]
+
+
+def test_a_turned_cvat_box_is_the_upright_box_around_it(tmp_path):
+    write(tmp_path, "shelf/images/desk/cup.png", PICTURE)
+    # 10 x 5 about 30, 20, turned by the angle of sine 0.6 and cosine 0.8: 10 * 0.8 + 5 * 0.6 = 11 wide,
+    # 10 * 0.6 + 5 * 0.8 = 10 high: 24.5..35.5, 15..25.
+    box = '<box label="cup" xtl="25" ytl="17.5" xbr="35" ybr="22.5" rotation="36.86989764584402"/>'
+    write(tmp_path, "shelf/annotations.xml", _cvat(box))
+    assert _boxes(_tables(tmp_path, "cvat", "annotations.xml")) == [("cup", 24.5, 15.0, 35.5, 25.0)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [
+        (
+            '<box label="plate" xtl="x" ytl="1" xbr="9" ybr="9"/>',
+            [(3, "bad_box_format"), (4, "bad_box_format")],
+        ),
+        ('<box label="plate" ytl="1" xbr="9" ybr="9"/>', [(3, "bad_box_format"), (4, "bad_box_format")]),
+        (
+            '<box label="plate" xtl="9" ytl="1" xbr="3" ybr="9"/>',
+            [(3, "swapped_corners"), (4, "swapped_corners")],
+        ),
+        ('<box label="plate" xtl="nan" ytl="1" xbr="3" ybr="9"/>', [(3, "nan_box"), (4, "nan_box")]),
+        (
+            '<box label="plate" xtl="1" ytl="1" xbr="3" ybr="9" rotation="x"/>',
+            [(3, "bad_box_format"), (4, "bad_box_format")],
+        ),
+        ('<polygon label="plate" points="1,1;2"/>', [(3, "bad_box_format"), (4, "bad_box_format")]),
+        ('<polygon label="plate"/>', [(3, "bad_box_format"), (4, "bad_box_format")]),
+        ('<polyline label="plate" points="1,1;2,2;3,1"/>', [(3, "unsupported"), (4, "unsupported")]),
+        ('<mask label="plate" rle="1, 2"/>', [(3, "unsupported"), (4, "unsupported")]),
+        ('<tag label="plate"/>', [(4, "unsupported")]),
+        ('<box xtl="1" ytl="1" xbr="3" ybr="9"/>', [(4, "missing_field")]),
+    ],
+)
+def test_a_bad_cvat_shape_costs_its_row_and_the_question(shape, found, tmp_path):
+    write(tmp_path, "shelf/images/desk/cup.png", PICTURE)
+    write(tmp_path, "shelf/annotations.xml", _cvat(CVAT_SHAPES + shape))
+    tables = _tables(tmp_path, "cvat", "annotations.xml")
+    assert refused(tables) == [("annotations.xml", row, reason) for row, reason in found]
+    assert _boxes(tables)[:2] == CUPS
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ('<track id="0" label="cup"><box frame="0"/></track>', (4, "unsupported")),
+        ("<note/>", (4, "unsupported")),
+        ('<image id="1" width="60" height="40"/>', (4, "missing_field")),
+        ('<image id="1" name="b.png" width="60" height="40"/>', (4, "no_boxes")),
+    ],
+)
+def test_a_bad_cvat_element_costs_its_row(more, found, tmp_path):
+    write(tmp_path, "shelf/images/desk/cup.png", PICTURE)
+    write(tmp_path, "shelf/annotations.xml", _cvat(more=more))
+    tables = _tables(tmp_path, "cvat", "annotations.xml")
+    assert refused(tables) == [("annotations.xml", *found)]
+    assert _boxes(tables) == CANONICAL
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (_cvat()[:-9], "broken_file"),
+        ("<!DOCTYPE x [<!ENTITY a 'b'>]><annotations/>", "unsupported"),
+        ("<annotation/>", "unsupported"),
+        (
+            _cvat(CVAT_SHAPES[:1] + "<box label='a' xtl='1' ytl='1' xbr='2' ybr='2'/>", 'name="../../x.png"'),
+            "unsafe_path",
+        ),
+    ],
+)
+def test_a_cvat_file_that_cannot_be_used_says_why(content, reason, tmp_path):
+    write(tmp_path, "shelf/annotations.xml", content)
+    assert {found[2] for found in _only_refused(tmp_path, "cvat", "annotations.xml")} == {reason}
