@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ops.readers import coco, coco_questions, cvat, labelme, visual_cot, voc, yolo
+from ops.readers import coco, coco_questions, cvat, label_studio, labelme, visual_cot, voc, yolo
 from ops.readers.rows import RawRow
 from ops.source_files import SourceFiles
 
@@ -73,5 +73,8 @@ FORMATS: Mapping[str, Format] = {
     ),
     "labelme": _detections(labelme.read, "points in pixels from 0", labelme.OPTIONS),
     "cvat": _detections(cvat.read, "xtl, ytl, xbr, ybr, or points, in pixels from 0", cvat.OPTIONS),
+    "label_studio": _detections(
+        label_studio.read, "x, y, width, height, or points, in percent, 0 to 100", label_studio.OPTIONS
+    ),
 }
 """By the name that a source gives as its format."""
