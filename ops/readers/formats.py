@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ops.readers import coco, coco_questions, visual_cot
+from ops.readers import coco, coco_questions, cvat, label_studio, labelme, visual_cot, voc, yolo
 from ops.readers.rows import RawRow
 from ops.source_files import SourceFiles
 
@@ -47,11 +47,34 @@ def _coco(files: SourceFiles, told: Told) -> Iterator[RawRow]:
     return coco_questions.read(files, told.annotations, told.questions)
 
 
+def _detections(
+    read: Callable[..., Iterator[RawRow]], boxes: str, options: Mapping[str, tuple[type, Any]]
+) -> Format:
+    """A format without questions whose reader takes its options by name."""
+
+    def read_told(files: SourceFiles, told: Told) -> Iterator[RawRow]:
+        own = {name: value for name, value in told.options.items() if name in options}
+        return read(files, told.annotations, **own)
+
+    return Format(read_told, boxes, options)
+
+
 FORMATS: Mapping[str, Format] = {
     "coco": Format(_coco, "x, y, width, height in pixels", takes_questions=True),
     "visual_cot": Format(
         lambda files, told: visual_cot.read(files, told.annotations),
         "x1, y1, x2, y2 as shares of width and height, 0 to 1",
+    ),
+    "voc": _detections(
+        voc.read, "xmin, ymin, xmax, ymax, numbers of pixels from 1, the last one included", voc.OPTIONS
+    ),
+    "yolo": _detections(
+        yolo.read, "middle x, y, width, height, or corners of a polygon, as shares, 0 to 1", yolo.OPTIONS
+    ),
+    "labelme": _detections(labelme.read, "points in pixels from 0", labelme.OPTIONS),
+    "cvat": _detections(cvat.read, "xtl, ytl, xbr, ybr, or points, in pixels from 0", cvat.OPTIONS),
+    "label_studio": _detections(
+        label_studio.read, "x, y, width, height, or points, in percent, 0 to 100", label_studio.OPTIONS
     ),
 }
 """By the name that a source gives as its format."""
