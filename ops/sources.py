@@ -248,6 +248,9 @@ def _fits(value: object, kind: type, limit: Any) -> bool:
         return False
     if kind is int:
         return isinstance(value, int) and limit <= value < 2**31
+    if isinstance(value, dict):
+        texts = all(isinstance(text, str) and text for text in value.values())
+        return texts and (limit is None or set(value) <= set(limit))
     return (
         limit is None or value in limit if kind is not str else bool(value) and (not limit or value in limit)
     )
@@ -257,5 +260,5 @@ def _wanted(kind: type, limit: Any) -> str:
     if kind is int:
         return f"a whole number from {limit} to {2**31 - 1}"
     if kind is dict:
-        return "a mapping"
+        return f"a mapping to texts of {', '.join(limit) if limit else 'any keys'}"
     return "true or false" if kind is bool else f"one of {', '.join(limit)}" if limit else "text"

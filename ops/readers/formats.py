@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ops.readers import coco, coco_questions, visual_cot
+from ops.boxes import CONVENTIONS
+from ops.readers import coco, coco_questions, table, visual_cot
+from ops.readers.row_files import DELIMITERS
 from ops.readers.rows import RawRow
 from ops.source_files import SourceFiles
 
@@ -32,7 +34,8 @@ class Told(Protocol):
 class Format:
     """One way in which boxes are written down.
 
-    boxes: the convention, in a line, as users read it. options: by name (type, smallest or allowed values or None).
+    boxes: the convention, in a line, as users read it. options: by name (type, smallest or
+    allowed values or None); of a dict the allowed keys, and its values are texts.
     """
 
     read: Callable[[SourceFiles, Told], Iterator[RawRow]]
@@ -52,6 +55,15 @@ FORMATS: Mapping[str, Format] = {
     "visual_cot": Format(
         lambda files, told: visual_cot.read(files, told.annotations),
         "x1, y1, x2, y2 as shares of width and height, 0 to 1",
+    ),
+    "table": Format(
+        lambda files, told: table.read(files, told.annotations, told.options),
+        "as the option box_convention says",
+        {
+            "columns": (dict, table.COLUMNS),
+            "box_convention": (str, tuple(CONVENTIONS)),
+            "delimiter": (str, tuple(DELIMITERS)),
+        },
     ),
 }
 """By the name that a source gives as its format."""
