@@ -10,6 +10,7 @@ annotation. Also here: the index of a COCO file that `ops/readers/coco_questions
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ops.readers.detections import Detection, Pictured, questions
 from ops.readers.json_files import whole_file
 from ops.readers.rows import (
     FieldError,
@@ -17,7 +18,6 @@ from ops.readers.rows import (
     PictureRef,
     RawAnnotation,
     RawBox,
-    RawExample,
     RawRow,
     Refusal,
     as_object,
@@ -28,6 +28,7 @@ from ops.readers.rows import (
 from ops.source_files import SourceFiles
 
 CONVENTION = "xywh_px"
+_CROWD = FieldError("question", "unsupported", "a crowd region: how many there are is not annotated")
 Identifier = tuple[str, object]
 
 
@@ -66,10 +67,10 @@ def read(files: SourceFiles, annotations: str) -> Iterator[RawRow]:
     for entry in index.annotations:
         by_image[entry.image].append(entry)
     for image, entries in by_image.items():
-        if not entries:
-            origin = index.image_origins[image]
-            yield Refusal(origin, "question", "no_boxes", "no annotation stands on this picture")
-        yield from _questions(index, image, entries)
+        detections = [_detection(entry) for entry in entries]
+        yield from questions(
+            Pictured(index.image_origins[image], index.images[image], detections), CONVENTION
+        )
     yield from index.refusals
     yield from index.judged()
 
@@ -144,26 +145,6 @@ def _add_annotation(index: CocoIndex, origin: Origin, entry: Mapping[str, object
     index.annotations.append(annotation)
 
 
-def _questions(index: CocoIndex, image: Identifier, entries: list[Annotation]) -> Iterator[RawRow]:
-    by_category: dict[Identifier | None, list[Annotation]] = {}
-    for entry in entries:
-        by_category.setdefault(entry.category, []).append(entry)
-    for members in by_category.values():
-        first, picture = members[0], index.images[image]
-        problem = _unaskable(members)
-        if problem is not None:
-            yield problem.refusal(first.origin)
-            continue
-        boxes = tuple(member.box for member in members)
-        for template in ("count", "where") if len(members) == 1 else ("count",):
-            yield RawExample(first.origin, picture, CONVENTION, boxes, template=template)
-
-
-def _unaskable(members: list[Annotation]) -> FieldError | None:
-    if members[0].box.label is None:
-        return FieldError(
-            "question", "missing_field", "the category has no name, nothing can be asked about it"
-        )
-    if any(member.is_crowd for member in members):
-        return FieldError("question", "unsupported", "a crowd region: how many there are is not annotated")
-    return None
+def _detection(entry: Annotation) -> Detection:
+    crowd = _CROWD if entry.is_crowd and entry.box.label is not None else None
+    return Detection(entry.origin, entry.box, entry.category, unaskable=crowd)
