@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ops.boxes import CONVENTIONS
-from ops.readers import coco, coco_questions, table, visual_cot
+from ops.readers import coco, coco_questions, open_images, table, visual_cot
 from ops.readers.row_files import DELIMITERS
 from ops.readers.rows import RawRow
 from ops.source_files import SourceFiles
@@ -50,6 +50,18 @@ def _coco(files: SourceFiles, told: Told) -> Iterator[RawRow]:
     return coco_questions.read(files, told.annotations, told.questions)
 
 
+def _detections(
+    read: Callable[..., Iterator[RawRow]], boxes: str, options: Mapping[str, tuple[type, Any]]
+) -> Format:
+    """A format without questions whose reader takes its options by name."""
+
+    def read_told(files: SourceFiles, told: Told) -> Iterator[RawRow]:
+        own = {name: value for name, value in told.options.items() if name in options}
+        return read(files, told.annotations, **own)
+
+    return Format(read_told, boxes, options)
+
+
 FORMATS: Mapping[str, Format] = {
     "coco": Format(_coco, "x, y, width, height in pixels", takes_questions=True),
     "visual_cot": Format(
@@ -63,7 +75,14 @@ FORMATS: Mapping[str, Format] = {
             "columns": (dict, table.COLUMNS),
             "box_convention": (str, tuple(CONVENTIONS)),
             "delimiter": (str, tuple(DELIMITERS)),
+            "images": (str, None),
+            "label_names": (str, None),
         },
+    ),
+    "open_images": _detections(
+        open_images.read,
+        "XMin, XMax, YMin, YMax as shares of width and height, 0 to 1",
+        open_images.OPTIONS,
     ),
 }
 """By the name that a source gives as its format."""

@@ -44,6 +44,24 @@ def rows_of(
             yield Refusal(Origin(file, None, None), "read", "unsupported", detail)
 
 
+def names_by_code(files: SourceFiles, name: str) -> dict[str, str] | Refusal:
+    """The names of labels from a CSV file without a first line of names: code, name; or the file's refusal."""
+    data = file_bytes(files, name)
+    if isinstance(data, Refusal):
+        return data
+    records = [*_records(csv.reader(_text(data), strict=True))]
+    for place, record in enumerate(records):
+        if isinstance(record, csv.Error) or len(record) not in (0, 2) or not _is_utf8(record):
+            seen = str(record) if isinstance(record, csv.Error) else shown(record)
+            detail = f"{name} line {place + 1}: wanted a label's code and its name, saw {seen}"
+            return Refusal(Origin(name, place, None), "read", "unsupported", detail)
+    return {
+        record[0].strip(): record[1].strip()
+        for record in records
+        if not isinstance(record, csv.Error) and record
+    }
+
+
 def picture_of(origin: Origin, row: Mapping[str, object], key: str) -> PictureRef:
     """The picture in a field: a file name, bytes, or a struct of `bytes` and `path`. Raises FieldError."""
     value = row.get(key)
@@ -120,8 +138,7 @@ def _csv(files: SourceFiles, name: str, delimiter: str) -> Iterator[Row]:
     if isinstance(data, Refusal):
         yield data
         return
-    stream = io.TextIOWrapper(io.BytesIO(data), "utf-8", errors="surrogateescape", newline="")
-    records = csv.reader(stream, delimiter=delimiter, strict=True)
+    records = csv.reader(_text(data), delimiter=delimiter, strict=True)
     header = _header(name, next(_records(records), []), delimiter)
     if isinstance(header, Refusal):
         yield header
@@ -138,6 +155,11 @@ def _csv(files: SourceFiles, name: str, delimiter: str) -> Iterator[Row]:
             yield error.refusal(origin)
         else:
             yield Origin(name, place, row), row
+
+
+def _text(data: bytes) -> io.TextIOWrapper:
+    """Bytes as lines of text; what is not UTF-8 becomes halves of surrogate pairs, to be refused row by row."""
+    return io.TextIOWrapper(io.BytesIO(data), "utf-8", errors="surrogateescape", newline="")
 
 
 def _records(records: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:

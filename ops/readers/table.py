@@ -3,7 +3,9 @@
 Convention: the source's option box_convention, one of ops/boxes.py CONVENTIONS; it is never guessed. Boxes are one or
 several in a column, in any of the forms of `ops/readers/table_boxes.py`, or four columns. The option columns names
 the columns; a dot goes into a struct (`objects.bbox`). What it leaves out goes by the names of DEFAULTS. A picture is
-a file name relative to the location, bytes, or a struct of `bytes` and `path`. A row with a question is a raw row.
+a file name relative to the location or to the option images, bytes, or a struct of `bytes` and `path`.
+A row with a question is a raw row. Rows without a column for questions and with one for labels are detections
+(`ops/readers/detections.py`): one thing or several of one picture, each box with its label.
 """
 
 import json
@@ -11,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ops.readers.row_files import picture_of, rows_of
+from ops.readers.detections import Detection, Pictured, picture_name
+from ops.readers.detections import rows as rows_of_pictures
+from ops.readers.row_files import names_by_code, picture_of, rows_of
 from ops.readers.rows import (
     ANSWER_TYPES,
     CONDITIONS,
@@ -58,37 +62,93 @@ COLUMNS = (*DEFAULTS, *SIDES)
 
 @dataclass(frozen=True)
 class _Reading:
-    """How one source's rows are read."""
+    """How one source's rows are read; `names` of labels by their codes."""
 
     columns: Mapping[str, str]
     convention: str | None
+    images: str
+    names: Mapping[str, str] | None
 
 
 def read(files: SourceFiles, annotations: str, options: Mapping[str, Any]) -> Iterator[RawRow]:
-    """Yield one raw row for each row of the file, or of all files below a folder."""
-    reading = _Reading(options.get("columns") or {}, options.get("box_convention"))
+    """Yield the raw rows of the file, or of all files below a folder: questions in their order, then detections.
+
+    Detections of pictures inside the rows come with their row, the others when all rows are read.
+    """
+    names = names_by_code(files, options["label_names"]) if "label_names" in options else None
+    if isinstance(names, Refusal):
+        yield names
+        names = {}
+    columns, convention = options.get("columns") or {}, options.get("box_convention")
+    reading = _Reading(columns, convention, options.get("images", ""), names)
+    pictures: dict[str, Pictured] = {}
     for row in rows_of(files, annotations, KINDS, options.get("delimiter")):
         if isinstance(row, Refusal):
             yield row
             continue
         origin, value = row
         try:
-            yield _example(origin, _Fields(as_object(value), reading))
+            fields = _Fields(as_object(value), reading)
+            if fields.is_detection:
+                yield from _gathered(pictures, _pictured(origin, fields), reading)
+            else:
+                yield _example(origin, fields)
         except FieldError as error:
             yield error.refusal(origin)
+    yield from rows_of_pictures(pictures.values(), convention or "")
+
+
+def _gathered(pictures: dict[str, Pictured], new: Pictured, reading: _Reading) -> Iterator[RawRow]:
+    if new.picture.data is not None:
+        yield from rows_of_pictures([new], reading.convention or "")
+        return
+    known = pictures.setdefault(new.picture.file_name, new)
+    if known is not new:
+        known.detections.extend(new.detections)
+
+
+def _pictured(origin: Origin, fields: "_Fields") -> Pictured:
+    """A picture with the things of one row. Raises FieldError for no picture, or for no boxes of no one label."""
+    picture = fields.picture(origin)
+    try:
+        boxes = fields.boxes()
+    except FieldError as error:
+        label = fields.label()
+        if label is None:
+            raise
+        return Pictured(
+            origin, picture, [Detection(origin, RawBox(None, label, origin), label, refused=error)]
+        )
+    things = [RawBox(box.values, box.label, origin) for box in boxes]
+    return Pictured(origin, picture, [Detection(origin, thing, thing.label) for thing in things])
 
 
 class _Fields:
     """The fields of one row by what they hold."""
 
     def __init__(self, row: Mapping[str, object], reading: _Reading) -> None:
-        self._row, self._columns = row, reading.columns
+        self._row, self._columns, self._images, self._names = (
+            row,
+            reading.columns,
+            reading.images,
+            reading.names,
+        )
         self.convention = reading.convention or ""
         self.said: dict[str, object] = {}
         for role in DEFAULTS:
             found, value = self._looked_up(role)
             if found:
                 self.said[role] = value
+
+    @property
+    def is_detection(self) -> bool:
+        """Whether the row asks nothing and says what its boxes show."""
+        return "question" not in self.said and "label" in self.said
+
+    def label(self) -> str | None:
+        """The one label of the row, None where it has several or none. Raises FieldError."""
+        value = self.said.get("label")
+        return None if isinstance(value, list) else self._label(value)
 
     def boxes(self) -> tuple[RawBox, ...]:
         """The boxes of the row, with their labels where there are some. Raises FieldError."""
@@ -108,11 +168,11 @@ class _Fields:
     def picture(self, origin: Origin) -> PictureRef:
         """The picture, with the size that the row claims for it. Raises FieldError."""
         if "image" not in self.said:
-            raise FieldError("read", "missing_field", self._missing("image"))
+            raise FieldError("read", "missing_field", self.missing("image"))
         ref = picture_of(origin, {"image": self.said["image"]}, "image")
-        size = self._whole("image_width"), self._whole("image_height")
-        claimed = (size[0], size[1]) if size[0] and size[1] else None
-        return PictureRef(ref.file_name, ref.data, claimed)
+        name = ref.file_name if ref.data is not None else picture_name(self._images, ref.file_name)
+        width_px, height_px = self._whole("image_width"), self._whole("image_height")
+        return PictureRef(name, ref.data, (width_px, height_px) if width_px and height_px else None)
 
     def _looked_up(self, role: str) -> tuple[bool, object]:
         told = self._columns.get(role)
@@ -135,7 +195,7 @@ class _Fields:
         if any(set(sides) <= set(self._row) for sides in KEYS):
             sides, _ = sides_of(self._row)
             return self._blank_is_none({side: self._row[side] for side in sides})
-        raise FieldError("box", "missing_field", self._missing("boxes"))
+        raise FieldError("box", "missing_field", self.missing("boxes"))
 
     def _blank_is_none(self, sides: Mapping[str, object]) -> Mapping[str, object] | None:
         return None if all(value in (None, "") for value in sides.values()) else sides
@@ -143,7 +203,13 @@ class _Fields:
     def _label(self, value: object) -> str | None:
         if value is None or value == "":
             return None
-        return required_text({"label": value}, "label", "question", "missing_field")
+        label = required_text({"label": value}, "label", "question", "missing_field")
+        if self._names is not None and label in self._names:
+            return self._names[label]
+        if self._names is not None or not isinstance(value, str):
+            wanted = "the option label_names tells of a CSV file with the code and the name of each label"
+            raise FieldError("question", "missing_field", f"label {shown(value)} has no name; {wanted}")
+        return label
 
     def _whole(self, role: str) -> int | None:
         try:
@@ -152,7 +218,8 @@ class _Fields:
             return None
         return size if 0 < size < 2**31 else None
 
-    def _missing(self, role: str) -> str:
+    def missing(self, role: str) -> str:
+        """What was looked for in vain, in words."""
         seen = ", ".join(map(str, self._row))[:300]
         looked = ", ".join(DEFAULTS[role])
         return f"no column for {role}: looked for {looked} in {seen}; the option columns.{role} can name it"
@@ -168,6 +235,8 @@ def _at(row: Mapping[str, object], column: str) -> tuple[bool, object]:
 
 
 def _example(origin: Origin, fields: _Fields) -> RawExample:
+    if "question" not in fields.said:
+        raise FieldError("question", "no_question", fields.missing("question"))
     said = {**fields.said, **_answers(fields.said)}
     answer = required_text(said, "answer", "question", "no_answer")
     return RawExample(

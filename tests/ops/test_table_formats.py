@@ -303,3 +303,104 @@ def test_a_wrong_option_stops_the_list_of_sources(option, said, tmp_path):
     write(tmp_path, "sources.yaml", f"sources: [{entry}]")
     with pytest.raises(SourceError, match=said):
         load_sources(tmp_path / "sources.yaml", "root")
+
+
+def _asked(tables):
+    return [(row["question_kind"], row["answer"], row["n_boxes"]) for row in tables.examples.to_pylist()]
+
+
+def test_rows_with_labels_and_no_questions_are_detections(tmp_path):
+    text = (
+        "filename,label,xmin,ymin,xmax,ymax\n"
+        "good.png,cup,15,10,45,20\n"
+        "good.png,table,0,20,60,40\n"
+        "good.png,cup,1,2,3,4\n"
+        "good.png,hat,1,2,3\n"
+        "good.png,hat,1,2,3,hat\n"
+        "good.png,,1,2,3,4\n"
+        ",cup,1,2,3,4\n"
+    )
+    tables = _normalised(tmp_path, "rows.csv", text, box_convention="xyxy_px")
+    # Two cups, so no question where; one table, its middle at 30, 30 px: below, in the centre column. The hat costs
+    # its row and the question how many hats.
+    assert _asked(tables) == [("count", "2", 2), ("count", "1", 1), ("where", "bottom centre", 1)]
+    assert sorted(refused(tables)) == [
+        ("rows.csv", 3, "missing_field"),
+        ("rows.csv", 4, "bad_box_format"),
+        ("rows.csv", 4, "bad_box_format"),
+        ("rows.csv", 5, "missing_field"),
+        ("rows.csv", 6, "missing_field"),
+    ]
+
+
+def test_detections_of_a_hugging_face_table_with_numbers_for_labels(tmp_path):
+    picture = {"bytes": encoded(pixels((60, 40))), "path": None}
+    objects = {"bbox": [[15.0, 10.0, 30.0, 10.0], [0.0, 20.0, 60.0, 20.0]], "category": [7, 0]}
+    rows = [{"image": picture, "objects": objects}]
+    rows.append({"image": picture, "objects": {"bbox": [[1.0, 2.0, 3.0, 4.0]], "category": [8]}})
+    write(tmp_path, "shelf/names.csv", '7,cup\n0,"table, round"\n')
+    tables = _normalised(
+        tmp_path, "rows.parquet", _parquet(rows), box_convention="xywh_px", label_names="names.csv"
+    )
+    assert refused(tables) == [("rows.parquet", 1, "missing_field")]
+    assert {row["label"] for row in tables.boxes.to_pylist()} == {"cup", "table, round"}
+    # The cup's middle is 30, 15 px: the middle third of both sides.
+    expected = [("count", "1", 1), ("where", "middle centre", 1)]
+    assert _asked(tables) == [*expected, ("count", "1", 1), ("where", "bottom centre", 1)]
+    with pytest.raises(NothingLeft, match="label_names"):
+        _normalised(tmp_path, "rows.parquet", _parquet(rows), box_convention="xywh_px")
+
+
+OPEN_IMAGES = (
+    "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,"
+    "IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside\n"
+)
+
+
+def _open_images(tmp_path, lines, **options):
+    write(tmp_path, "shelf/pictures/ab12.png", encoded(pixels((60, 40))))
+    options = {"images": "pictures", "suffix": ".png"} | options
+    text = OPEN_IMAGES + "".join(f"{line}\n" for line in lines)
+    return _normalised(tmp_path, "boxes.csv", text, "open_images", **options)
+
+
+def test_open_images_has_both_x_before_both_y(tmp_path):
+    write(tmp_path, "shelf/names.csv", "/m/cup,Cup\n/m/hat,Hat\n")
+    lines = [
+        "ab12,xclick,/m/cup,1,0.25,0.75,0.25,0.5,0,0,0,0,0",
+        "ab12,xclick,/m/hat,1,0,1,0.5,1,0,0,1,0,0",
+        "ab12,xclick,/m/hat,1,0,0.5,0.5,1,0,0,0,0,0",
+        "ab12,xclick,/m/rat,1,0,0.5,0.5,1,0,0,0,0,0",
+        "ab12,xclick,/m/cat,1,0,,0.5,1,0,0,0,0,0",
+        "zz99,xclick,/m/cup,1,0.25,0.75,0.25,0.5,0,0,0,0,0",
+    ]
+    tables = _open_images(tmp_path, lines, label_names="names.csv")
+    assert set(_edges(tables)) == {BOX}
+    assert tables.boxes["label"].to_pylist() == ["Cup", "Cup"]
+    assert _asked(tables) == [("count", "1", 1), ("where", "middle centre", 1)]
+    assert sorted(refused(tables)) == [
+        ("boxes.csv", 1, "unsupported"),  # a group: nothing about hats
+        ("boxes.csv", 3, "missing_field"),  # no name
+        ("boxes.csv", 4, "bad_box_format"),  # the box
+        ("boxes.csv", 4, "bad_box_format"),  # and the question about it
+        ("boxes.csv", 5, "missing_file"),  # how many
+        ("boxes.csv", 5, "missing_file"),  # where
+    ]
+
+
+@pytest.mark.parametrize("group", ["1", "-1"])
+def test_open_images_groups_are_not_counted(group, tmp_path):
+    line = f"ab12,x,/m/cup,1,0.25,0.75,0.25,0.5,0,0,{group},0,0"
+    with pytest.raises(NothingLeft) as caught:
+        _open_images(tmp_path, [line])
+    assert refused(caught.value.tables) == [("boxes.csv", 0, "unsupported")]
+
+
+def test_a_file_of_names_that_is_none_is_one_refusal(tmp_path):
+    write(tmp_path, "shelf/names.csv", "/m/cup,Cup\n/m/hat\n")
+    with pytest.raises(NothingLeft) as caught:
+        _open_images(tmp_path, ["ab12,x,/m/cup,1,0.25,0.75,0.25,0.5,0,0,0,0,0"], label_names="names.csv")
+    assert refused(caught.value.tables) == [
+        ("names.csv", 1, "unsupported"),
+        ("boxes.csv", 0, "missing_field"),
+    ]
