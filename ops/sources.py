@@ -133,17 +133,25 @@ def deliver(source: Source, store: Store) -> bool:
 def fingerprint(source: Source, store: Store) -> dict[str, Any]:
     """What was delivered, by content: {"source", "format", "files": [{"path", "n_bytes", "sha256"}, ...]}.
 
-    Lists the annotation files and every picture that is asked about, sorted by path. A file that cannot be
-    read has null for both figures and a "problem"; so has a name that leads out of the source's folder.
+    Lists every file that a row stands in and every picture that is asked about, sorted by path. A file that
+    cannot be read has null for both figures and a "problem"; so has a name that leads out of the source's
+    folder. "annotation_files" names those that are told of, and where that is a folder, those inside it.
     """
     files = SourceFiles(source.location, store)
-    names = {source.annotations} | ({source.questions} if source.questions else set())
+    told = {source.annotations} | ({source.questions} if source.questions else set())
+    names: set[str] = set()
+    written: set[str] = set()
     for row in rows_of(source, store):
+        written.add(row.origin.source_file)
         if isinstance(row, RawExample) and row.picture.data is None:
             names.add(row.picture.file_name)
+    inside = {name for name in written if name.startswith(f"{source.annotations}/")}
+    annotation_files = (told - {source.annotations} | inside) if inside else told
+    names |= written | annotation_files
     return {
         "source": source.name,
         "format": source.format,
+        "annotation_files": sorted(annotation_files),
         "files": [_file_entry(files, name) for name in sorted(names)],
     }
 

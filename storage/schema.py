@@ -14,6 +14,7 @@ REASONS = (
     "missing_file",
     "unreadable_file",
     "broken_json",
+    "broken_file",
     "missing_field",
     "bad_box_format",
     "nan_box",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ops.boxes import CONVENTIONS
-from ops.readers import coco, coco_questions, open_images, table, visual_cot
+from ops.readers import coco, coco_questions, open_images, table, visual_cot, voc
 from ops.readers.row_files import DELIMITERS
 from ops.readers.rows import RawRow
 from ops.source_files import SourceFiles
@@ -83,6 +83,9 @@ FORMATS: Mapping[str, Format] = {
         open_images.read,
         "XMin, XMax, YMin, YMax as shares of width and height, 0 to 1",
         open_images.OPTIONS,
+    ),
+    "voc": _detections(
+        voc.read, "xmin, ymin, xmax, ymax, numbers of pixels from 1, the last one included", voc.OPTIONS
     ),
 }
 """By the name that a source gives as its format."""

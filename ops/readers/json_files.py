@@ -15,14 +15,17 @@ MAX_LINE_BYTES = 16 * 2**20
 _BOM = b"\xef\xbb\xbf"
 
 
-def file_bytes(files: SourceFiles, name: str) -> bytes | Refusal:
-    """The bytes of an annotation file without a byte order mark, or the refusal of the whole file."""
+def file_bytes(files: SourceFiles, name: str, broken: str = "broken_json") -> bytes | Refusal:
+    """The bytes of an annotation file without a byte order mark, or the refusal of the whole file.
+
+    `broken` is the reason for which an empty file is refused.
+    """
     data = files.read(name)
     if isinstance(data, FileProblem):
         return Refusal(Origin(name, None, None), "read", data.reason, data.detail)
     data = data.removeprefix(_BOM)
     if not data.strip():
-        return Refusal(Origin(name, None, None), "read", "broken_json", "the file is empty")
+        return Refusal(Origin(name, None, None), "read", broken, "the file is empty")
     return data
 
 

@@ -41,7 +41,7 @@ def test_a_folder_is_found_beside_the_list(tmp_path):
     [
         ({"name": "Shelf One"}, "name='Shelf One': wanted small letters"),
         ({"name": None}, "name is missing"),
-        ({"format": "voc"}, "format='voc': allowed are coco, visual_cot"),
+        ({"format": "polaroid"}, "format='polaroid': allowed are coco, "),
         ({"location": 5}, "location=5: wanted text"),
         ({"location": "ftp://x"}, "location='ftp://x': wanted a folder or s3://"),
         ({"location": "generated/../.."}, "only generated/NAME"),
@@ -76,11 +76,11 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(change, sai
 
 
 def test_all_wrong_settings_are_told_at_once(tmp_path):
-    entries = [GOOD | {"format": "voc"}, GOOD | {"annotations": None}, "shelf"]
+    entries = [GOOD | {"format": "polaroid"}, GOOD | {"annotations": None}, "shelf"]
     with pytest.raises(SourceError) as caught:
         load_sources(_list(tmp_path, *entries), "var")
     for said in (
-        "format='voc'",
+        "format='polaroid'",
         "sources[1]: annotations is missing",
         "sources[2]='shelf'",
         "more than once",
