@@ -145,8 +145,9 @@ def fingerprint(source: Source, store: Store) -> dict[str, Any]:
         written.add(row.origin.source_file)
         if isinstance(row, RawExample) and row.picture.data is None:
             names.add(row.picture.file_name)
-    inside = {name for name in written if name.startswith(f"{source.annotations}/")}
-    annotation_files = (told - {source.annotations} | inside) if inside else told
+    told |= {source.options[key] for key in FORMATS[source.format].file_options if key in source.options}
+    inside = {name: {file for file in written if file.startswith(f"{name}/")} for name in told}
+    annotation_files = {file for name in told for file in inside[name] or {name}}
     names |= written | annotation_files
     return {
         "source": source.name,

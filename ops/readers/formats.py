@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ops.boxes import CONVENTIONS
-from ops.readers import coco, coco_questions, open_images, table, visual_cot, voc
+from ops.readers import coco, coco_questions, flickr30k, open_images, table, visual_cot, voc
 from ops.readers.row_files import DELIMITERS
 from ops.readers.rows import RawRow
 from ops.source_files import SourceFiles
@@ -42,6 +42,11 @@ class Format:
     boxes: str
     options: Mapping[str, tuple[type, Any]] = field(default_factory=dict)
     takes_questions: bool = False
+
+    @property
+    def file_options(self) -> tuple[str, ...]:
+        """The options that name a file of the source."""
+        return tuple(name for name in self.options if name == "label_names")
 
 
 def _coco(files: SourceFiles, told: Told) -> Iterator[RawRow]:
@@ -83,6 +88,14 @@ FORMATS: Mapping[str, Format] = {
         open_images.read,
         "XMin, XMax, YMin, YMax as shares of width and height, 0 to 1",
         open_images.OPTIONS,
+    ),
+    "flickr30k": Format(
+        lambda files, told: flickr30k.read(
+            files, told.annotations, questions=told.questions, images=told.options.get("images", "")
+        ),
+        "xmin, ymin, xmax, ymax, numbers of pixels from 1, the last one included",
+        flickr30k.OPTIONS,
+        takes_questions=True,
     ),
     "voc": _detections(
         voc.read, "xmin, ymin, xmax, ymax, numbers of pixels from 1, the last one included", voc.OPTIONS

@@ -46,7 +46,7 @@ def rows_of(
 
 def names_by_code(files: SourceFiles, name: str) -> dict[str, str] | Refusal:
     """The names of labels from a CSV file without a first line of names: code, name; or the file's refusal."""
-    data = file_bytes(files, name)
+    data = file_bytes(files, name, "broken_file")
     if isinstance(data, Refusal):
         return data
     records = [*_records(csv.reader(_text(data), strict=True))]
@@ -54,7 +54,7 @@ def names_by_code(files: SourceFiles, name: str) -> dict[str, str] | Refusal:
         if isinstance(record, csv.Error) or len(record) not in (0, 2) or not _is_utf8(record):
             seen = str(record) if isinstance(record, csv.Error) else shown(record)
             detail = f"{name} line {place + 1}: wanted a label's code and its name, saw {seen}"
-            return Refusal(Origin(name, place, None), "read", "unsupported", detail)
+            return Refusal(Origin(name, place, None), "read", "broken_file", detail)
     return {
         record[0].strip(): record[1].strip()
         for record in records
@@ -99,7 +99,7 @@ def _json_list(files: SourceFiles, name: str) -> Iterator[Row]:
 
 
 def _parquet(files: SourceFiles, name: str) -> Iterator[Row]:
-    data = file_bytes(files, name)
+    data = file_bytes(files, name, "broken_file")
     if isinstance(data, Refusal):
         yield data
         return
@@ -129,12 +129,12 @@ def _values(batch: pa.RecordBatch) -> list[object]:
     ) as error:  # text that is not UTF-8, dates out of range
         if batch.num_rows > 1:
             return [value for start in range(batch.num_rows) for value in _values(batch.slice(start, 1))]
-        return [FieldError("read", "unsupported", f"a value cannot be decoded: {shown(str(error), 300)}")]
+        return [FieldError("read", "broken_file", f"a value cannot be decoded: {shown(str(error), 300)}")]
 
 
 def _csv(files: SourceFiles, name: str, delimiter: str) -> Iterator[Row]:
     """Rows by the names in the first line. Fields have csv.field_size_limit() characters, 131,072, at most."""
-    data = file_bytes(files, name)
+    data = file_bytes(files, name, "broken_file")
     if isinstance(data, Refusal):
         yield data
         return
@@ -187,17 +187,17 @@ def _header(name: str, record: list[str] | csv.Error, delimiter: str) -> list[st
         problem = "the first line is not UTF-8; save the file as UTF-8"
     else:
         return names
-    return Refusal(Origin(name, None, names), "read", "unsupported", f"{name}: {problem}")
+    return Refusal(Origin(name, None, names), "read", "broken_file", f"{name}: {problem}")
 
 
 def _named(header: list[str], record: list[str] | csv.Error) -> dict[str, object]:
     if isinstance(record, csv.Error):
-        raise FieldError("read", "unsupported", f"not CSV: {record}")
+        raise FieldError("read", "broken_file", f"not CSV: {record}")
     if len(record) != len(header):
         detail = f"wanted {len(header)} fields as in the first line, saw {len(record)}"
-        raise FieldError("read", "missing_field" if len(record) < len(header) else "unsupported", detail)
+        raise FieldError("read", "missing_field" if len(record) < len(header) else "broken_file", detail)
     if not _is_utf8(record):
-        raise FieldError("read", "unsupported", "not UTF-8; save the file as UTF-8")
+        raise FieldError("read", "broken_file", "not UTF-8; save the file as UTF-8")
     return {name: field for name, field in zip(header, record, strict=True) if name}
 
 

@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from ops.boxes import CONVENTIONS, NORMALISED_OVERSHOOT, BoxProblem
 from ops.readers.rows import FieldError, shown
+from ops.readers.shapes import number
 
 KEYS: Mapping[tuple[str, str, str, str], str] = {
     ("x1", "y1", "x2", "y2"): "xyxy",
@@ -107,21 +108,16 @@ def _four(values: list[object] | tuple[object, ...]) -> list[object]:
 
 
 def _number(value: object, values: object) -> object:
-    if isinstance(value, str | Decimal):
-        try:
-            return float(value)
-        except ValueError:
-            pass
+    if isinstance(value, Decimal):
+        return float(value)
+    value = number(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FieldError("box", "bad_box_format", f"wanted four numbers, saw {shown(values)}")
     return value
 
 
 def _is_number_text(item: object) -> bool:
-    try:
-        return isinstance(item, str) and float(item) is not None
-    except ValueError:
-        return False
+    return isinstance(item, str) and not isinstance(number(item), str)
 
 
 def _parsed(text: str) -> object:

@@ -230,11 +230,11 @@ def test_a_csv_line_that_is_broken_costs_its_line(tmp_path):
     tables = _normalised(tmp_path, "rows.csv", b"\n".join(lines), box_convention="xyxy_px")
     assert refused(tables) == [
         ("rows.csv", 1, "missing_field"),
-        ("rows.csv", 2, "unsupported"),
-        ("rows.csv", 3, "unsupported"),
-        ("rows.csv", 4, "unsupported"),
-        ("rows.csv", 5, "unsupported"),
-        ("rows.csv", 7, "unsupported"),
+        ("rows.csv", 2, "broken_file"),
+        ("rows.csv", 3, "broken_file"),
+        ("rows.csv", 4, "broken_file"),
+        ("rows.csv", 5, "broken_file"),
+        ("rows.csv", 7, "broken_file"),
     ]
     assert _edges(tables) == [BOX, BESIDE]
 
@@ -242,12 +242,12 @@ def test_a_csv_line_that_is_broken_costs_its_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "reason", "said"),
     [
-        ("rows.csv", "image;question;answer;bbox\n", "unsupported", "semicolon"),
-        ("rows.csv", "image,bbox,bbox\n", "unsupported", "more than once"),
-        ("rows.csv", "\n1,2\n", "unsupported", "name the columns"),
-        ("rows.csv", "image,question\n".encode("utf-16"), "unsupported", "UTF-8"),
-        ("rows.csv", "", "broken_json", "empty"),
-        ("rows.csv", "image," + "x" * 200_000, "unsupported", "field limit"),
+        ("rows.csv", "image;question;answer;bbox\n", "broken_file", "semicolon"),
+        ("rows.csv", "image,bbox,bbox\n", "broken_file", "more than once"),
+        ("rows.csv", "\n1,2\n", "broken_file", "name the columns"),
+        ("rows.csv", "image,question\n".encode("utf-16"), "broken_file", "UTF-8"),
+        ("rows.csv", "", "broken_file", "empty"),
+        ("rows.csv", "image," + "x" * 200_000, "broken_file", "field limit"),
         ("rows.xlsx", "PK", "unsupported", ".parquet"),
         ("rows.parquet", b"PAR1 but not really PAR1", "unreadable_file", "after 0 rows"),
         ("rows.jsonl", '"' + "x" * 2**24 + '"', "unsupported", "are allowed"),
@@ -284,7 +284,7 @@ def test_a_parquet_text_that_is_not_utf8_costs_its_row(tmp_path):
     questions = pa.Array.from_buffers(pa.large_string(), 3, texts.buffers())
     pq.write_table(table.append_column("question", questions), stream)
     tables = _normalised(tmp_path, "rows.parquet", stream.getvalue().to_pybytes(), box_convention="xyxy_px")
-    assert refused(tables) == [("rows.parquet", 1, "unsupported")]
+    assert refused(tables) == [("rows.parquet", 1, "broken_file")]
     assert tables.examples["question"].to_pylist() == ["What?", "Who?"]
 
 
@@ -349,58 +349,3 @@ def test_detections_of_a_hugging_face_table_with_numbers_for_labels(tmp_path):
     assert _asked(tables) == [*expected, ("count", "1", 1), ("where", "bottom centre", 1)]
     with pytest.raises(NothingLeft, match="label_names"):
         _normalised(tmp_path, "rows.parquet", _parquet(rows), box_convention="xywh_px")
-
-
-OPEN_IMAGES = (
-    "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,"
-    "IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside\n"
-)
-
-
-def _open_images(tmp_path, lines, **options):
-    write(tmp_path, "shelf/pictures/ab12.png", encoded(pixels((60, 40))))
-    options = {"images": "pictures", "suffix": ".png"} | options
-    text = OPEN_IMAGES + "".join(f"{line}\n" for line in lines)
-    return _normalised(tmp_path, "boxes.csv", text, "open_images", **options)
-
-
-def test_open_images_has_both_x_before_both_y(tmp_path):
-    write(tmp_path, "shelf/names.csv", "/m/cup,Cup\n/m/hat,Hat\n")
-    lines = [
-        "ab12,xclick,/m/cup,1,0.25,0.75,0.25,0.5,0,0,0,0,0",
-        "ab12,xclick,/m/hat,1,0,1,0.5,1,0,0,1,0,0",
-        "ab12,xclick,/m/hat,1,0,0.5,0.5,1,0,0,0,0,0",
-        "ab12,xclick,/m/rat,1,0,0.5,0.5,1,0,0,0,0,0",
-        "ab12,xclick,/m/cat,1,0,,0.5,1,0,0,0,0,0",
-        "zz99,xclick,/m/cup,1,0.25,0.75,0.25,0.5,0,0,0,0,0",
-    ]
-    tables = _open_images(tmp_path, lines, label_names="names.csv")
-    assert set(_edges(tables)) == {BOX}
-    assert tables.boxes["label"].to_pylist() == ["Cup", "Cup"]
-    assert _asked(tables) == [("count", "1", 1), ("where", "middle centre", 1)]
-    assert sorted(refused(tables)) == [
-        ("boxes.csv", 1, "unsupported"),  # a group: nothing about hats
-        ("boxes.csv", 3, "missing_field"),  # no name
-        ("boxes.csv", 4, "bad_box_format"),  # the box
-        ("boxes.csv", 4, "bad_box_format"),  # and the question about it
-        ("boxes.csv", 5, "missing_file"),  # how many
-        ("boxes.csv", 5, "missing_file"),  # where
-    ]
-
-
-@pytest.mark.parametrize("group", ["1", "-1"])
-def test_open_images_groups_are_not_counted(group, tmp_path):
-    line = f"ab12,x,/m/cup,1,0.25,0.75,0.25,0.5,0,0,{group},0,0"
-    with pytest.raises(NothingLeft) as caught:
-        _open_images(tmp_path, [line])
-    assert refused(caught.value.tables) == [("boxes.csv", 0, "unsupported")]
-
-
-def test_a_file_of_names_that_is_none_is_one_refusal(tmp_path):
-    write(tmp_path, "shelf/names.csv", "/m/cup,Cup\n/m/hat\n")
-    with pytest.raises(NothingLeft) as caught:
-        _open_images(tmp_path, ["ab12,x,/m/cup,1,0.25,0.75,0.25,0.5,0,0,0,0,0"], label_names="names.csv")
-    assert refused(caught.value.tables) == [
-        ("names.csv", 1, "unsupported"),
-        ("boxes.csv", 0, "missing_field"),
-    ]
