@@ -226,12 +226,17 @@ class _Fields:
 
 
 def _at(row: Mapping[str, object], column: str) -> tuple[bool, object]:
-    """A value by its column's name, or by a path of names into structs."""
+    """A value by its column's name, or by a path of names into structs; of a list of structs the list of values."""
     if column in row:
         return True, row[column]
     first, dot, rest = column.partition(".")
     inside = row.get(first)
-    return _at(inside, rest) if dot and isinstance(inside, dict) else (False, None)
+    if dot and isinstance(inside, dict):
+        return _at(inside, rest)
+    if dot and isinstance(inside, list) and all(isinstance(item, dict) for item in inside):
+        found = [_at(item, rest) for item in inside]
+        return all(each for each, _ in found), [value for _, value in found]
+    return False, None
 
 
 def _example(origin: Origin, fields: _Fields) -> RawExample:

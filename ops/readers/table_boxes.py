@@ -83,9 +83,7 @@ def _of_struct(value: Mapping[str, object]) -> Found:
     sides, layout = sides_of(value)
     fields = [value[side] for side in sides]
     lists = [field for field in fields if isinstance(field, list)]
-    if (
-        len(lists) == 4 and len({len(field) for field in lists}) == 1
-    ):  # a struct of four lists, one entry a box
+    if len(lists) == 4 and len({len(field) for field in lists}) == 1:  # an entry of each list is one box
         return [(_four(list(box)), layout) for box in zip(*lists, strict=True)]
     return [(_four(fields), layout)]
 
