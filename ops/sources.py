@@ -145,8 +145,9 @@ def fingerprint(source: Source, store: Store) -> dict[str, Any]:
         written.add(row.origin.source_file)
         if isinstance(row, RawExample) and row.picture.data is None:
             names.add(row.picture.file_name)
-    inside = {name for name in written if name.startswith(f"{source.annotations}/")}
-    annotation_files = (told - {source.annotations} | inside) if inside else told
+    told |= {source.options[key] for key in FORMATS[source.format].file_options if key in source.options}
+    inside = {name: {file for file in written if file.startswith(f"{name}/")} for name in told}
+    annotation_files = {file for name in told for file in inside[name] or {name}}
     names |= written | annotation_files
     return {
         "source": source.name,
@@ -256,6 +257,9 @@ def _fits(value: object, kind: type, limit: Any) -> bool:
         return False
     if kind is int:
         return isinstance(value, int) and limit <= value < 2**31
+    if isinstance(value, dict):
+        texts = all(isinstance(text, str) and text for text in value.values())
+        return texts and (limit is None or set(value) <= set(limit))
     return (
         limit is None or value in limit if kind is not str else bool(value) and (not limit or value in limit)
     )
@@ -265,5 +269,5 @@ def _wanted(kind: type, limit: Any) -> str:
     if kind is int:
         return f"a whole number from {limit} to {2**31 - 1}"
     if kind is dict:
-        return "a mapping"
+        return f"a mapping to texts of {', '.join(limit) if limit else 'any keys'}"
     return "true or false" if kind is bool else f"one of {', '.join(limit)}" if limit else "text"

@@ -7,7 +7,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ops.readers import coco, coco_questions, cvat, label_studio, labelme, visual_cot, voc, yolo
+from ops.boxes import CONVENTIONS
+from ops.readers import (
+    coco,
+    coco_questions,
+    cvat,
+    flickr30k,
+    label_studio,
+    labelme,
+    open_images,
+    table,
+    visual_cot,
+    voc,
+    yolo,
+)
+from ops.readers.row_files import DELIMITERS
 from ops.readers.rows import RawRow
 from ops.source_files import SourceFiles
 
@@ -32,13 +46,19 @@ class Told(Protocol):
 class Format:
     """One way in which boxes are written down.
 
-    boxes: the convention, in a line, as users read it. options: by name (type, smallest or allowed values or None).
+    boxes: the convention, in a line, as users read it. options: by name (type, smallest or
+    allowed values or None); of a dict the allowed keys, and its values are texts.
     """
 
     read: Callable[[SourceFiles, Told], Iterator[RawRow]]
     boxes: str
     options: Mapping[str, tuple[type, Any]] = field(default_factory=dict)
     takes_questions: bool = False
+
+    @property
+    def file_options(self) -> tuple[str, ...]:
+        """The options that name a file of the source."""
+        return tuple(name for name in self.options if name == "label_names")
 
 
 def _coco(files: SourceFiles, told: Told) -> Iterator[RawRow]:
@@ -75,6 +95,30 @@ FORMATS: Mapping[str, Format] = {
     "cvat": _detections(cvat.read, "xtl, ytl, xbr, ybr, or points, in pixels from 0", cvat.OPTIONS),
     "label_studio": _detections(
         label_studio.read, "x, y, width, height, or points, in percent, 0 to 100", label_studio.OPTIONS
+    ),
+    "table": Format(
+        lambda files, told: table.read(files, told.annotations, told.options),
+        "as the option box_convention says",
+        {
+            "columns": (dict, table.COLUMNS),
+            "box_convention": (str, tuple(CONVENTIONS)),
+            "delimiter": (str, tuple(DELIMITERS)),
+            "images": (str, None),
+            "label_names": (str, None),
+        },
+    ),
+    "open_images": _detections(
+        open_images.read,
+        "XMin, XMax, YMin, YMax as shares of width and height, 0 to 1",
+        open_images.OPTIONS,
+    ),
+    "flickr30k": Format(
+        lambda files, told: flickr30k.read(
+            files, told.annotations, questions=told.questions, images=told.options.get("images", "")
+        ),
+        "xmin, ymin, xmax, ymax, numbers of pixels from 1, the last one included",
+        flickr30k.OPTIONS,
+        takes_questions=True,
     ),
 }
 """By the name that a source gives as its format."""

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from ops.readers.rows import FieldError, Origin, Refusal, shown
 from ops.source_files import FileProblem, SourceFiles
 
+MAX_LINE_BYTES = 16 * 2**20
+"""A longer line of JSON Lines is refused undecoded; rows name their pictures, they do not hold them."""
+
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -47,6 +50,9 @@ def lines(files: SourceFiles, name: str) -> Iterator[tuple[Origin, object] | Ref
         if not line.strip():
             continue
         try:
+            if len(line) > MAX_LINE_BYTES:
+                detail = f"a line of {len(line)} bytes; {MAX_LINE_BYTES} are allowed"
+                raise FieldError("read", "unsupported", detail)
             value = decoded(line)
         except FieldError as error:
             yield error.refusal(Origin(name, number, _text(line)))

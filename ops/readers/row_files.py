@@ -1,0 +1,209 @@
+"""Files of rows with named fields: CSV, JSON Lines, a JSON list, Parquet, or a folder of any one of them.
+
+Here: files to rows, each with its place, and what is wrong with a file or a line; the picture of a row. A row
+that cannot be decoded costs itself only. Not here: what the fields mean (`ops/readers/table.py`, ...).
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ops.readers.json_files import file_bytes, lines, whole_file
+from ops.readers.rows import FieldError, Origin, PictureRef, Refusal, file_name, shown
+from ops.source_files import SourceFiles
+
+Row = tuple[Origin, object] | Refusal
+PARQUET_BATCH = 32
+"""Rows of Parquet that are Python values at once; each may hold a picture of some megabytes."""
+
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+
+
+def rows_of(
+    files: SourceFiles, name: str, kinds: Sequence[str], delimiter: str | None = None
+) -> Iterator[Row]:
+    """Yield the rows of a file, or of all files below a folder in the order of their names.
+
+    kinds: the endings that are read, of .csv, .tsv, .jsonl, .json, .parquet. delimiter: a name of DELIMITERS for CSV
+    files; by default a tab in .tsv and a comma in .csv. A file of another kind is one refusal; in a folder, other
+    files are passed over.
+    """
+    readers = _readers(delimiter)
+    below = [] if PurePosixPath(name).suffix.lower() in kinds else files.names(name, kinds)
+    for file in below or [name]:
+        kind = PurePosixPath(file).suffix.lower()
+        if kind in kinds:
+            yield from readers[kind](files, file)
+        else:
+            detail = f"{file}: wanted a file that ends in {', '.join(kinds)}, or a folder with such files"
+            yield Refusal(Origin(file, None, None), "read", "unsupported", detail)
+
+
+def names_by_code(files: SourceFiles, name: str) -> dict[str, str] | Refusal:
+    """The names of labels from a CSV file without a first line of names: code, name; or the file's refusal."""
+    data = file_bytes(files, name, "broken_file")
+    if isinstance(data, Refusal):
+        return data
+    records = [*_records(csv.reader(_text(data), strict=True))]
+    for place, record in enumerate(records):
+        if isinstance(record, csv.Error) or len(record) not in (0, 2) or not _is_utf8(record):
+            seen = str(record) if isinstance(record, csv.Error) else shown(record)
+            detail = f"{name} line {place + 1}: wanted a label's code and its name, saw {seen}"
+            return Refusal(Origin(name, place, None), "read", "broken_file", detail)
+    return {
+        record[0].strip(): record[1].strip()
+        for record in records
+        if not isinstance(record, csv.Error) and record
+    }
+
+
+def picture_of(origin: Origin, row: Mapping[str, object], key: str) -> PictureRef:
+    """The picture in a field: a file name, bytes, or a struct of `bytes` and `path`. Raises FieldError."""
+    value = row.get(key)
+    inside = f"{origin.source_file}#{origin.source_row}"
+    if isinstance(value, bytes):
+        return PictureRef(inside, value)
+    if not isinstance(value, dict):
+        return PictureRef(file_name(row, key))
+    data, path = value.get("bytes"), value.get("path")
+    if isinstance(data, bytes):
+        return PictureRef(path if isinstance(path, str) and path else inside, data)
+    return PictureRef(file_name(value, "path"))
+
+
+def _readers(delimiter: str | None) -> dict[str, Callable[[SourceFiles, str], Iterator[Row]]]:
+    told = DELIMITERS.get(delimiter or "")
+    return {
+        ".csv": partial(_csv, delimiter=told or ","),
+        ".tsv": partial(_csv, delimiter=told or "\t"),
+        ".jsonl": lines,
+        ".json": _json_list,
+        ".parquet": _parquet,
+    }
+
+
+def _json_list(files: SourceFiles, name: str) -> Iterator[Row]:
+    content = whole_file(files, name)
+    if isinstance(content, Refusal):
+        yield content
+    elif not isinstance(content, list):
+        detail = f"wanted a list of rows, saw {shown(content)}"
+        yield Refusal(Origin(name, None, content), "read", "broken_json", detail)
+    else:
+        yield from ((Origin(name, place, value), value) for place, value in enumerate(content))
+
+
+def _parquet(files: SourceFiles, name: str) -> Iterator[Row]:
+    data = file_bytes(files, name, "broken_file")
+    if isinstance(data, Refusal):
+        yield data
+        return
+    place = 0
+    try:
+        for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(batch_size=PARQUET_BATCH):
+            for value in _values(batch):
+                if isinstance(value, FieldError):
+                    yield value.refusal(Origin(name, place, None))
+                else:
+                    yield Origin(name, place, value), value
+                place += 1
+    except (pa.ArrowException, OSError, ValueError) as error:
+        origin = Origin(name, None, None)
+        detail = f"not readable as Parquet after {place} rows: {shown(str(error), 300)}"
+        yield Refusal(origin, "read", "unreadable_file", detail)
+
+
+def _values(batch: pa.RecordBatch) -> list[object]:
+    """The rows of a batch; a FieldError in place of one that cannot be decoded."""
+    try:
+        return list(batch.to_pylist())
+    except (
+        pa.ArrowException,
+        ValueError,
+        OverflowError,
+    ) as error:  # text that is not UTF-8, dates out of range
+        if batch.num_rows > 1:
+            return [value for start in range(batch.num_rows) for value in _values(batch.slice(start, 1))]
+        return [FieldError("read", "broken_file", f"a value cannot be decoded: {shown(str(error), 300)}")]
+
+
+def _csv(files: SourceFiles, name: str, delimiter: str) -> Iterator[Row]:
+    """Rows by the names in the first line. Fields have csv.field_size_limit() characters, 131,072, at most."""
+    data = file_bytes(files, name, "broken_file")
+    if isinstance(data, Refusal):
+        yield data
+        return
+    records = csv.reader(_text(data), delimiter=delimiter, strict=True)
+    header = _header(name, next(_records(records), []), delimiter)
+    if isinstance(header, Refusal):
+        yield header
+        return
+    place = -1
+    for record in _records(records):
+        if record == []:  # a blank line
+            continue
+        place += 1
+        origin = Origin(name, place, record if isinstance(record, list) else None)
+        try:
+            row = _named(header, record)
+        except FieldError as error:
+            yield error.refusal(origin)
+        else:
+            yield Origin(name, place, row), row
+
+
+def _text(data: bytes) -> io.TextIOWrapper:
+    """Bytes as lines of text; what is not UTF-8 becomes halves of surrogate pairs, to be refused row by row."""
+    return io.TextIOWrapper(io.BytesIO(data), "utf-8", errors="surrogateescape", newline="")
+
+
+def _records(records: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:
+    while True:
+        try:
+            yield next(records)
+        except StopIteration:
+            return
+        except csv.Error as error:  # the reader starts afresh at the next line
+            yield error
+
+
+def _header(name: str, record: list[str] | csv.Error, delimiter: str) -> list[str] | Refusal:
+    names = [] if isinstance(record, csv.Error) else [field.strip() for field in record]
+    doubled = sorted({field for field in names if field and names.count(field) > 1})
+    others = [told for told, sign in DELIMITERS.items() if len(names) == 1 and sign in names[0]]
+    if not any(names):
+        problem = f"the first line must name the columns: {'saw a blank line' if record == [] else record}"
+    elif doubled:
+        problem = f"the first line names {', '.join(map(shown, doubled))} more than once"
+    elif others:
+        problem = f"the first line is one field, {shown(names[0])}, at the delimiter {shown(delimiter)}; "
+        problem += f"the option delimiter could be {' or '.join(others)}"
+    elif not _is_utf8(names):
+        problem = "the first line is not UTF-8; save the file as UTF-8"
+    else:
+        return names
+    return Refusal(Origin(name, None, names), "read", "broken_file", f"{name}: {problem}")
+
+
+def _named(header: list[str], record: list[str] | csv.Error) -> dict[str, object]:
+    if isinstance(record, csv.Error):
+        raise FieldError("read", "broken_file", f"not CSV: {record}")
+    if len(record) != len(header):
+        detail = f"wanted {len(header)} fields as in the first line, saw {len(record)}"
+        raise FieldError("read", "missing_field" if len(record) < len(header) else "broken_file", detail)
+    if not _is_utf8(record):
+        raise FieldError("read", "broken_file", "not UTF-8; save the file as UTF-8")
+    return {name: field for name, field in zip(header, record, strict=True) if name}
+
+
+def _is_utf8(fields: list[str]) -> bool:
+    try:
+        "".join(fields).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
