@@ -248,6 +248,9 @@ def _fits(value: object, kind: type, limit: Any) -> bool:
         return False
     if kind is int:
         return isinstance(value, int) and limit <= value < 2**31
+    if isinstance(value, list):
+        texts = [each for each in value if isinstance(each, str) and each in limit]
+        return 0 < len(set(texts)) == len(value)
     return (
         limit is None or value in limit if kind is not str else bool(value) and (not limit or value in limit)
     )
@@ -258,4 +261,6 @@ def _wanted(kind: type, limit: Any) -> str:
         return f"a whole number from {limit} to {2**31 - 1}"
     if kind is dict:
         return "a mapping"
+    if kind is list:
+        return f"a list, each once, of {', '.join(limit)}"
     return "true or false" if kind is bool else f"one of {', '.join(limit)}" if limit else "text"

@@ -1,15 +1,18 @@
 """COCO detections: boxes without questions, in one JSON file with images, annotations and categories.
 
-Convention: `bbox` is [x, y, width, height] in pixels, x and y the top left corner; segmentations are not
-read. Questions are made by templates: for every picture and category how many there are, and where it is if
-there is one. Raw rows of a detection source are (1) these questions, at the row of their first annotation,
-(2) every entry of images, annotations and categories that is itself refused, (3) every picture without any
-annotation. Also here: the index of a COCO file that `ops/readers/coco_questions.py` looks things up in.
+Convention: `bbox` is [x, y, width, height] in pixels, x and y the top left corner. Where there is none, or with
+`boxes_from: segmentation`, the box is the extent of the segmentation (`ops/readers/coco_masks.py`). Questions
+are made by templates: for every picture and category how many there are, and where it is if there is one,
+unless told otherwise. Raw rows of a detection source are (1) these questions, at the row of their first
+annotation, (2) every entry of images, annotations and categories that is itself refused, (3) every picture
+without any annotation. Also here: the index of a COCO file that `ops/readers/coco_questions.py` looks things up in.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ops.questions import USUAL
+from ops.readers.coco_masks import extent_xywh
 from ops.readers.json_files import whole_file
 from ops.readers.rows import (
     FieldError,
@@ -17,7 +20,6 @@ from ops.readers.rows import (
     PictureRef,
     RawAnnotation,
     RawBox,
-    RawExample,
     RawRow,
     Refusal,
     as_object,
@@ -25,6 +27,7 @@ from ops.readers.rows import (
     required_text,
     shown,
 )
+from ops.readers.templated import kind_questions, pair_questions
 from ops.source_files import SourceFiles
 
 CONVENTION = "xywh_px"
@@ -33,13 +36,17 @@ Identifier = tuple[str, object]
 
 @dataclass(frozen=True)
 class Annotation:
-    """One entry of `annotations` that stands on a known picture; its box is not yet judged."""
+    """One entry of `annotations` that stands on a known picture; its box is not yet judged.
+
+    `problem`: why it has no box at all, its segmentation being none.
+    """
 
     origin: Origin
     image: Identifier
     category: Identifier | None
     box: RawBox
     is_crowd: bool
+    problem: FieldError | None = None
 
 
 @dataclass
@@ -52,16 +59,22 @@ class CocoIndex:
     annotations: list[Annotation] = field(default_factory=list)
     by_id: dict[Identifier, list[Annotation]] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
+    boxes_from: str = "bbox"
 
-    def judged(self) -> Iterator[RawAnnotation]:
-        """Every indexed annotation as a row whose box is still to be judged."""
+    def judged(self) -> Iterator[RawAnnotation | Refusal]:
+        """Every indexed annotation as a row whose box is still to be judged, or is refused as none."""
         for entry in self.annotations:
+            if entry.problem is not None:
+                yield entry.problem.refusal(entry.origin)
+                continue
             yield RawAnnotation(entry.origin, self.images[entry.image], CONVENTION, entry.box.values)
 
 
-def read(files: SourceFiles, annotations: str) -> Iterator[RawRow]:
+def read(
+    files: SourceFiles, annotations: str, templates: Sequence[str] = USUAL, boxes_from: str = "bbox"
+) -> Iterator[RawRow]:
     """Yield the raw rows of a detection source: questions picture by picture, then what is refused."""
-    index = read_index(files, annotations)
+    index = read_index(files, annotations, boxes_from)
     by_image: dict[Identifier, list[Annotation]] = {image: [] for image in index.images}
     for entry in index.annotations:
         by_image[entry.image].append(entry)
@@ -69,14 +82,17 @@ def read(files: SourceFiles, annotations: str) -> Iterator[RawRow]:
         if not entries:
             origin = index.image_origins[image]
             yield Refusal(origin, "question", "no_boxes", "no annotation stands on this picture")
-        yield from _questions(index, image, entries)
+        yield from _questions(index, image, entries, templates)
     yield from index.refusals
     yield from index.judged()
 
 
-def read_index(files: SourceFiles, annotations: str) -> CocoIndex:
-    """Index a COCO file. A file that is no COCO file gives an empty index with its refusal."""
-    index = CocoIndex()
+def read_index(files: SourceFiles, annotations: str, boxes_from: str = "bbox") -> CocoIndex:
+    """Index a COCO file. A file that is no COCO file gives an empty index with its refusal.
+
+    boxes_from: "bbox" (segmentation only where there is no bbox) or "segmentation".
+    """
+    index = CocoIndex(boxes_from=boxes_from)
     content = whole_file(files, annotations)
     if isinstance(content, Refusal):
         index.refusals.append(content)
@@ -137,29 +153,54 @@ def _add_annotation(index: CocoIndex, origin: Origin, entry: Mapping[str, object
     if image not in index.images:
         raise FieldError("read", "unknown_image", f"no usable image has the id {image[1]!r}")
     category = identifier(entry, "category_id") if entry.get("category_id") is not None else None
-    box = RawBox(entry.get("bbox"), index.labels.get(category) if category else None, origin)
-    annotation = Annotation(origin, image, category, box, bool(entry.get("iscrowd")))
+    values, problem = entry.get("bbox"), None
+    if index.boxes_from == "segmentation" or (values is None and entry.get("segmentation") is not None):
+        try:
+            values = extent_xywh(entry.get("segmentation"))
+            _check_mask_size(entry["segmentation"], index.images[image])
+        except FieldError as error:
+            values, problem = None, error
+    box = RawBox(values, index.labels.get(category) if category else None, origin)
+    annotation = Annotation(origin, image, category, box, bool(entry.get("iscrowd")), problem)
     if entry.get("id") is not None:
         index.by_id.setdefault(identifier(entry, "id"), []).append(annotation)
     index.annotations.append(annotation)
 
 
-def _questions(index: CocoIndex, image: Identifier, entries: list[Annotation]) -> Iterator[RawRow]:
+def _check_mask_size(segmentation: object, picture: PictureRef) -> None:
+    if not isinstance(segmentation, dict) or picture.annotated_wh is None:
+        return
+    height, width = segmentation["size"]
+    if (width, height) != picture.annotated_wh:
+        named = "{} x {}".format(*picture.annotated_wh)
+        detail = f"segmentation: the mask is {width} x {height} px, the picture is said to be {named}"
+        raise FieldError("box", "bad_box_format", detail)
+
+
+def _questions(
+    index: CocoIndex, image: Identifier, entries: list[Annotation], templates: Sequence[str]
+) -> Iterator[RawRow]:
     by_category: dict[Identifier | None, list[Annotation]] = {}
     for entry in entries:
         by_category.setdefault(entry.category, []).append(entry)
+    picture, everything = index.images[image], [entry.box for entry in entries]
+    alone = []
     for members in by_category.values():
-        first, picture = members[0], index.images[image]
         problem = _unaskable(members)
         if problem is not None:
-            yield problem.refusal(first.origin)
+            yield problem.refusal(members[0].origin)
             continue
-        boxes = tuple(member.box for member in members)
-        for template in ("count", "where") if len(members) == 1 else ("count",):
-            yield RawExample(first.origin, picture, CONVENTION, boxes, template=template)
+        boxes = [(member.origin, member.box) for member in members]
+        alone += boxes if len(boxes) == 1 else []
+        yield from kind_questions(boxes, everything, picture, CONVENTION, templates)
+    yield from pair_questions(alone, picture, CONVENTION, templates)
 
 
 def _unaskable(members: list[Annotation]) -> FieldError | None:
+    for member in members:
+        if member.problem is not None:
+            needs = f"needs annotations[{member.origin.source_row}], which is refused: "
+            return FieldError("box", member.problem.reason, needs + member.problem.detail)
     if members[0].box.label is None:
         return FieldError(
             "question", "missing_field", "the category has no name, nothing can be asked about it"

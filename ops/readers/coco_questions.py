@@ -32,9 +32,9 @@ from ops.readers.rows import (
 from ops.source_files import SourceFiles
 
 
-def read(files: SourceFiles, annotations: str, questions: str) -> Iterator[RawRow]:
+def read(files: SourceFiles, annotations: str, questions: str, boxes_from: str = "bbox") -> Iterator[RawRow]:
     """Yield the raw rows: questions in file order, then what is refused of the COCO file."""
-    index = read_index(files, annotations)
+    index = read_index(files, annotations, boxes_from)
     for line in lines(files, questions):
         if isinstance(line, Refusal):
             yield line
@@ -88,4 +88,6 @@ def _box_of(index: CocoIndex, key: Identifier, image: Identifier) -> RawBox:
     if found[0].image != image:
         detail = f"annotation {key[1]!r} stands on image {found[0].image[1]!r}, the question on {image[1]!r}"
         raise FieldError("question", "no_boxes", detail)
+    if found[0].problem is not None:
+        raise FieldError("box", found[0].problem.reason, f"annotation {key[1]!r}: {found[0].problem.detail}")
     return found[0].box

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ops.readers import coco, coco_questions, visual_cot
+from ops.questions import USUAL
+from ops.readers import coco, coco_questions, templated, visual_cot
 from ops.readers.rows import RawRow
 from ops.source_files import SourceFiles
 
@@ -42,13 +43,20 @@ class Format:
 
 
 def _coco(files: SourceFiles, told: Told) -> Iterator[RawRow]:
+    boxes_from = told.options.get("boxes_from", "bbox")
     if told.questions is None:
-        return coco.read(files, told.annotations)
-    return coco_questions.read(files, told.annotations, told.questions)
+        templates = told.options.get("templates", USUAL)
+        return coco.read(files, told.annotations, templates, boxes_from)
+    return coco_questions.read(files, told.annotations, told.questions, boxes_from)
 
 
 FORMATS: Mapping[str, Format] = {
-    "coco": Format(_coco, "x, y, width, height in pixels", takes_questions=True),
+    "coco": Format(
+        _coco,
+        "x, y, width, height in pixels; or the extent of the segmentation",
+        {**templated.OPTIONS, "boxes_from": (str, ("bbox", "segmentation"))},
+        takes_questions=True,
+    ),
     "visual_cot": Format(
         lambda files, told: visual_cot.read(files, told.annotations),
         "x1, y1, x2, y2 as shares of width and height, 0 to 1",
