@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ops.questions import USUAL
 from ops.readers.coco_masks import extent_xywh
+from ops.readers.detections import Detection, Pictured, questions
 from ops.readers.json_files import whole_file
 from ops.readers.rows import (
     FieldError,
@@ -27,10 +28,10 @@ from ops.readers.rows import (
     required_text,
     shown,
 )
-from ops.readers.templated import kind_questions, pair_questions
 from ops.source_files import SourceFiles
 
 CONVENTION = "xywh_px"
+_CROWD = FieldError("question", "unsupported", "a crowd region: how many there are is not annotated")
 Identifier = tuple[str, object]
 
 
@@ -79,10 +80,9 @@ def read(
     for entry in index.annotations:
         by_image[entry.image].append(entry)
     for image, entries in by_image.items():
-        if not entries:
-            origin = index.image_origins[image]
-            yield Refusal(origin, "question", "no_boxes", "no annotation stands on this picture")
-        yield from _questions(index, image, entries, templates)
+        detections = [_detection(entry) for entry in entries]
+        pictured = Pictured(index.image_origins[image], index.images[image], detections)
+        yield from questions(pictured, CONVENTION, templates)
     yield from index.refusals
     yield from index.judged()
 
@@ -177,34 +177,6 @@ def _check_mask_size(segmentation: object, picture: PictureRef) -> None:
         raise FieldError("box", "bad_box_format", detail)
 
 
-def _questions(
-    index: CocoIndex, image: Identifier, entries: list[Annotation], templates: Sequence[str]
-) -> Iterator[RawRow]:
-    by_category: dict[Identifier | None, list[Annotation]] = {}
-    for entry in entries:
-        by_category.setdefault(entry.category, []).append(entry)
-    picture, everything = index.images[image], [entry.box for entry in entries]
-    alone = []
-    for members in by_category.values():
-        problem = _unaskable(members)
-        if problem is not None:
-            yield problem.refusal(members[0].origin)
-            continue
-        boxes = [(member.origin, member.box) for member in members]
-        alone += boxes if len(boxes) == 1 else []
-        yield from kind_questions(boxes, everything, picture, CONVENTION, templates)
-    yield from pair_questions(alone, picture, CONVENTION, templates)
-
-
-def _unaskable(members: list[Annotation]) -> FieldError | None:
-    for member in members:
-        if member.problem is not None:
-            needs = f"needs annotations[{member.origin.source_row}], which is refused: "
-            return FieldError("box", member.problem.reason, needs + member.problem.detail)
-    if members[0].box.label is None:
-        return FieldError(
-            "question", "missing_field", "the category has no name, nothing can be asked about it"
-        )
-    if any(member.is_crowd for member in members):
-        return FieldError("question", "unsupported", "a crowd region: how many there are is not annotated")
-    return None
+def _detection(entry: Annotation) -> Detection:
+    crowd = _CROWD if entry.is_crowd and entry.box.label is not None else None
+    return Detection(entry.origin, entry.box, entry.category, entry.problem, crowd)
