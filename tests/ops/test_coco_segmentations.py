@@ -180,7 +180,7 @@ def test_a_bad_segmentation_costs_its_row_and_the_questions_that_need_it(tmp_pat
         ("annotations.json", 2, "bad_box_format"),
     ]
     details = tables.quarantine["detail"].to_pylist()
-    assert "needs annotations[2], which is refused: segmentation: the mask is" in details[0]
+    assert "needs annotation 2, which is refused: segmentation: the mask is" in details[0]
     assert "the mask is 40 x 60 px, the picture is said to be 60 x 40" in details[1]
 
 
