@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ops.questions import USUAL
 from ops.readers.coco_masks import extent_xywh
-from ops.readers.detections import Detection, Pictured, questions
+from ops.readers.detections import Detection, Pictured, picture_name, questions
 from ops.readers.json_files import whole_file
 from ops.readers.rows import (
     FieldError,
@@ -61,6 +61,7 @@ class CocoIndex:
     by_id: dict[Identifier, list[Annotation]] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     boxes_from: str = "bbox"
+    images_folder: str = ""
 
     def judged(self) -> Iterator[RawAnnotation | Refusal]:
         """Every indexed annotation as a row whose box is still to be judged, or is refused as none."""
@@ -72,10 +73,14 @@ class CocoIndex:
 
 
 def read(
-    files: SourceFiles, annotations: str, templates: Sequence[str] = USUAL, boxes_from: str = "bbox"
+    files: SourceFiles,
+    annotations: str,
+    templates: Sequence[str] = USUAL,
+    boxes_from: str = "bbox",
+    images: str = "",
 ) -> Iterator[RawRow]:
     """Yield the raw rows of a detection source: questions picture by picture, then what is refused."""
-    index = read_index(files, annotations, boxes_from)
+    index = read_index(files, annotations, boxes_from, images)
     by_image: dict[Identifier, list[Annotation]] = {image: [] for image in index.images}
     for entry in index.annotations:
         by_image[entry.image].append(entry)
@@ -87,12 +92,13 @@ def read(
     yield from index.judged()
 
 
-def read_index(files: SourceFiles, annotations: str, boxes_from: str = "bbox") -> CocoIndex:
+def read_index(files: SourceFiles, annotations: str, boxes_from: str = "bbox", images: str = "") -> CocoIndex:
     """Index a COCO file. A file that is no COCO file gives an empty index with its refusal.
 
-    boxes_from: "bbox" (segmentation only where there is no bbox) or "segmentation".
+    boxes_from: "bbox" (segmentation only where there is no bbox) or "segmentation". images: the folder that
+    names of pictures are relative to, "" for the source's own.
     """
-    index = CocoIndex(boxes_from=boxes_from)
+    index = CocoIndex(boxes_from=boxes_from, images_folder=images)
     content = whole_file(files, annotations)
     if isinstance(content, Refusal):
         index.refusals.append(content)
@@ -137,11 +143,15 @@ def _add_image(index: CocoIndex, origin: Origin, entry: Mapping[str, object]) ->
     image = identifier(entry, "id")
     if image in index.images:
         raise FieldError("read", "duplicate_example", f"image id {image[1]!r} is taken by an earlier entry")
-    index.images[image] = PictureRef(file_name(entry, "file_name"), annotated_wh=_annotated_wh(entry))
+    name = file_name(entry, "file_name")
+    if index.images_folder:
+        name = picture_name(index.images_folder, name)
+    index.images[image] = PictureRef(name, annotated_wh=annotated_wh(entry))
     index.image_origins[image] = origin
 
 
-def _annotated_wh(entry: Mapping[str, object]) -> tuple[int, int] | None:
+def annotated_wh(entry: Mapping[str, object]) -> tuple[int, int] | None:
+    """The size that an entry claims for its picture, if it claims one that can be."""
     width, height = entry.get("width"), entry.get("height")
     if type(width) is int and type(height) is int and width > 0 and height > 0:
         return width, height

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ops.questions import USUAL
-from ops.readers import coco, coco_questions, templated, visual_cot
+from ops.readers import coco, coco_questions, gqa, refcoco, templated, visual_cot, visual_genome
 from ops.readers.rows import RawRow
 from ops.source_files import SourceFiles
 
@@ -34,28 +34,65 @@ class Format:
     """One way in which boxes are written down.
 
     boxes: the convention, in a line, as users read it. options: by name (type, smallest or allowed values or None).
+    file_options: those of them that name further annotation files, which count as delivered.
     """
 
     read: Callable[[SourceFiles, Told], Iterator[RawRow]]
     boxes: str
     options: Mapping[str, tuple[type, Any]] = field(default_factory=dict)
     takes_questions: bool = False
+    file_options: tuple[str, ...] = ()
 
 
 def _coco(files: SourceFiles, told: Told) -> Iterator[RawRow]:
-    boxes_from = told.options.get("boxes_from", "bbox")
+    own = _own(told, _OF_COCO)
     if told.questions is None:
         templates = told.options.get("templates", USUAL)
-        return coco.read(files, told.annotations, templates, boxes_from)
-    return coco_questions.read(files, told.annotations, told.questions, boxes_from)
+        return coco.read(files, told.annotations, templates, **own)
+    return coco_questions.read(files, told.annotations, told.questions, **own)
+
+
+def _own(told: Told, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in told.options.items() if name in options}
+
+
+_OF_COCO: Mapping[str, tuple[type, Any]] = {
+    "boxes_from": (str, ("bbox", "segmentation")),
+    "images": (str, None),
+}
+_OF_GQA: Mapping[str, tuple[type, Any]] = {"scene_graphs": (str, None), "images": (str, None)}
+_OF_VISUAL_GENOME: Mapping[str, tuple[type, Any]] = {
+    "part": (str, visual_genome.PARTS),
+    "images": (str, None),
+    **dict.fromkeys(visual_genome.FILE_OPTIONS, (str, None)),
+    **templated.OPTIONS,
+}
 
 
 FORMATS: Mapping[str, Format] = {
     "coco": Format(
         _coco,
         "x, y, width, height in pixels; or the extent of the segmentation",
-        {**templated.OPTIONS, "boxes_from": (str, ("bbox", "segmentation"))},
+        {**templated.OPTIONS, **_OF_COCO},
         takes_questions=True,
+    ),
+    "gqa": Format(
+        lambda files, told: gqa.read(files, told.annotations, **_own(told, _OF_GQA)),
+        "x, y, width, height in pixels",
+        _OF_GQA,
+        file_options=("scene_graphs",),
+    ),
+    "refcoco": Format(
+        lambda files, told: refcoco.read(files, told.annotations, told.questions, **_own(told, _OF_COCO)),
+        "x, y, width, height in pixels; or the extent of the segmentation",
+        _OF_COCO,
+        takes_questions=True,
+    ),
+    "visual_genome": Format(
+        lambda files, told: visual_genome.read(files, told.annotations, **_own(told, _OF_VISUAL_GENOME)),
+        "x, y, width, height in pixels",
+        _OF_VISUAL_GENOME,
+        file_options=visual_genome.FILE_OPTIONS,
     ),
     "visual_cot": Format(
         lambda files, told: visual_cot.read(files, told.annotations),
