@@ -76,6 +76,10 @@ FORMATS: Mapping[str, Format] = {
         {**templated.OPTIONS, **_OF_COCO},
         takes_questions=True,
     ),
+    "visual_cot": Format(
+        lambda files, told: visual_cot.read(files, told.annotations),
+        "x1, y1, x2, y2 as shares of width and height, 0 to 1",
+    ),
     "gqa": Format(
         lambda files, told: gqa.read(files, told.annotations, **_own(told, _OF_GQA)),
         "x, y, width, height in pixels",
@@ -93,10 +97,6 @@ FORMATS: Mapping[str, Format] = {
         "x, y, width, height in pixels",
         _OF_VISUAL_GENOME,
         file_options=visual_genome.FILE_OPTIONS,
-    ),
-    "visual_cot": Format(
-        lambda files, told: visual_cot.read(files, told.annotations),
-        "x1, y1, x2, y2 as shares of width and height, 0 to 1",
     ),
 }
 """By the name that a source gives as its format."""

@@ -193,3 +193,17 @@ def test_questions_ask_about_segmentations_too(tmp_path):
         ("questions.jsonl", 1, "zero_area_box"),
         ("annotations.json", 1, "zero_area_box"),
     ]
+
+
+@pytest.mark.parametrize("with_questions", [False, True])
+def test_pictures_lie_in_the_folder_that_is_named(with_questions, tmp_path):
+    write(tmp_path, "train/shelf.png", encoded(pixels((60, 40))))
+    boxes = [{"id": 0, "image_id": n, "category_id": 1, "bbox": [1, 2, 3, 4]} for n in (1, 2)]
+    images = [{"id": 1, "file_name": "shelf.png"}, {"id": 2, "file_name": "../../out.png"}]
+    write(tmp_path, "annotations.json", coco(images, boxes[:1] if with_questions else boxes))
+    write(tmp_path, "questions.jsonl", json_lines([question(1, [0])]))
+    fields = {"questions": "questions.jsonl"} if with_questions else {}
+    tables = normalise(source(tmp_path, options={"images": "train"}, **fields), new_store(tmp_path))
+    assert tables.images["file_name"].to_pylist() == ["train/shelf.png"]
+    unsafe = ("annotations.json", 1, "unsafe_path")
+    assert refused(tables) == ([] if with_questions else [unsafe, unsafe])
