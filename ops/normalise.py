@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ops.boxes import CONVENTIONS, Box, BoxProblem, union_area
 from ops.pictures import MAX_PIXELS, PictureProblem, open_upright, pixels_sha256, thumb
-from ops.questions import Asked, ask
+from ops.questions import Asked, UnaskableError, ask
 from ops.readers.rows import Origin, PictureRef, RawAnnotation, RawExample, Refusal, shown
 from ops.source_files import FileProblem, SourceFiles
 from ops.sources import Source, rows_of
@@ -208,7 +208,7 @@ class _Work:
         disagrees = annotated is not None and annotated != opened.size_wh
         size = _sizes_in_words(annotated, opened) if disagrees else ""
         boxes = []
-        for raw_box in row.boxes:
+        for raw_box in row.boxes + row.others:
             box = CONVENTIONS[row.convention](raw_box.values, opened.size_wh, clip=self._clip)
             if isinstance(box, BoxProblem):
                 needs = _needed(raw_box.annotation)
@@ -219,8 +219,9 @@ class _Work:
             raise _UnusableError("picture", "unsupported", f"{size}; {advice}")
         return boxes
 
-    def _keep(self, row: RawExample, opened: _Opened, boxes: list[Box]) -> None:
-        texts = _texts(row, boxes, opened.size_wh)
+    def _keep(self, row: RawExample, opened: _Opened, everything: list[Box]) -> None:
+        boxes, others = everything[: len(row.boxes)], everything[len(row.boxes) :]
+        texts = _texts(row, boxes, others, opened.size_wh)
         sha256 = opened.row["image_sha256"]
         identity = example_id(self._source.name, sha256, texts["question"], texts["answer"], boxes)
         if identity in self._examples:
@@ -243,10 +244,14 @@ class _Work:
             self._boxes.append(_box_row(identity, index, box, raw_box.label))
 
 
-def _texts(row: RawExample, boxes: list[Box], size_wh: tuple[int, int]) -> dict[str, Any]:
+def _texts(row: RawExample, boxes: list[Box], others: list[Box], size_wh: tuple[int, int]) -> dict[str, Any]:
     said: RawExample | Asked = row
     if row.template is not None:
-        said = ask(row.template, row.boxes[0].label or "", boxes, size_wh)
+        labels = [box.label or "" for box in row.boxes]
+        try:
+            said = ask(row.template, labels, boxes, size_wh, others)
+        except UnaskableError as error:
+            raise _UnusableError("question", "unsupported", str(error)) from error
     return {
         "question": said.question,
         "answer": said.answer,

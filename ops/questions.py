@@ -1,13 +1,33 @@
 """Questions made from boxes alone, for sources that bring detections and no questions.
 
-Here: the templates and what they say of given boxes. Not here: which boxes belong together (`ops/readers/`)
-and the questions of generated scenes (`ops/scene_questions.py`).
+Here: what a template says of given boxes; the templates themselves are data (`question_templates.yaml`). Not
+here: which boxes belong together (`ops/readers/`) and the questions of generated scenes
+(`ops/scene_questions.py`). Labels come from data sets: they are put in as they stand, and never read again.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from ops.boxes import Box
+
+_FILE = Path(__file__).with_name("question_templates.yaml")
+_DATA: Mapping[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+
+TEMPLATES: Mapping[str, Mapping[str, str]] = _DATA["templates"]
+"""By name: about, question, answer, answer_type, reasoning."""
+USUAL = ("count", "where")
+"""The templates of a source of detections that does not say which."""
+OF_DETECTIONS = tuple(name for name, template in TEMPLATES.items() if template["about"] != "phrase")
+"""The templates that a source of detections may name."""
+
+
+class UnaskableError(ValueError):
+    """A question whose answer the boxes leave open, say what is in a place that holds two things."""
 
 
 @dataclass(frozen=True)
@@ -22,38 +42,85 @@ class Asked:
     reasoning: str
 
 
-def ask(template: str, label: str, boxes: Sequence[Box], size_wh: tuple[int, int]) -> Asked:
-    """Fill a template, "count" or "where", for the boxes of all things called `label` in a picture, or "phrase".
+def ask(
+    name: str,
+    labels: Sequence[str],
+    boxes: Sequence[Box],
+    size_wh: tuple[int, int],
+    others: Sequence[Box] = (),
+) -> Asked:
+    """Fill the template for its evidence: boxes and their labels, two of each for a pair.
 
-    "where" is for one box. "phrase" asks for the part that shows what a referring expression `label` names; the answer
-    is the place of the box around all boxes. Raises ValueError for another template or for "where" with several boxes.
+    `others` are the other boxes of the picture, which a question about a place needs. Raises UnaskableError if
+    the boxes leave the answer open, and ValueError for an unknown template or another number of boxes.
     """
-    if template == "count":
-        number = str(len(boxes))
-        question = f"How many things of the kind '{label}' are in the picture?"
-        return Asked(question, number, (), "number", "count", f"Things of the kind '{label}': {number}.")
-    if template == "where" and len(boxes) == 1:
-        place = place_of(boxes[0], size_wh)
-        question = f"In which part of the picture is the {label}?"
-        return Asked(question, place, _spellings(place), "word", "where", f"The {label} is at the {place}.")
-    if template == "phrase" and boxes:
-        x1, y1, x2, y2 = zip(*(box.xyxy for box in boxes), strict=True)
-        place = place_of(Box(min(x1), min(y1), max(x2), max(y2)), size_wh)
-        question = f"Which part of the picture shows this: {label}?"
-        return Asked(
-            question, place, _spellings(place), "word", "phrase", f"This is at the {place}: {label}."
+    about = TEMPLATES[name]["about"] if name in TEMPLATES else ""
+    if not boxes or not about or _N_BOXES.get(about, len(boxes)) != len(boxes):
+        numbers = {1: "one box", 2: "two boxes", None: "boxes"}
+        wanted = (
+            f"{known!r} with {numbers[_N_BOXES.get(each['about'])]}" for known, each in TEMPLATES.items()
         )
-    raise ValueError(
-        f"template {template!r} with {len(boxes)} boxes: wanted 'count', 'where' with one box, or 'phrase'"
-    )
+        raise ValueError(f"template {name!r} with {len(boxes)} boxes: wanted {', '.join(wanted)}")
+    words = {"label": [labels[0]], "count": [str(len(boxes))], "place": _wordings(_around(boxes), size_wh)}
+    if about == "place":
+        _check_alone(boxes[0], others, size_wh)
+    if about == "pair":
+        words |= {"other": [labels[1]], "relation": _relation(*boxes)}
+    return _filled(name, words)
 
 
 def place_of(box: Box, size_wh: tuple[int, int]) -> str:
-    """The words for the third of the picture that holds the box's middle: 'top left', 'middle centre', ..."""
+    """The words for the ninth of the picture that holds the box's middle: 'top left', 'middle centre', ..."""
+    return _wordings(box, size_wh)[0]
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    x1, y1, x2, y2 = zip(*(box.xyxy for box in boxes), strict=True)
+    return Box(min(x1), min(y1), max(x2), max(y2))
+
+
+_N_BOXES = {"alone": 1, "place": 1, "pair": 2}
+
+
+def _filled(name: str, words: Mapping[str, list[str]]) -> Asked:
+    template = TEMPLATES[name]
+    first = {key: wordings[0] for key, wordings in words.items()}
+    answers = [_fill(template["answer"], first)]
+    for key, wordings in words.items():
+        answers += [_fill(template["answer"], first | {key: wording}) for wording in wordings[1:]]
+    answer, *accepted = dict.fromkeys(answers)
+    question, reasoning = (_fill(template[key], first) for key in ("question", "reasoning"))
+    return Asked(question, answer, tuple(accepted), template["answer_type"], name, reasoning)
+
+
+def _fill(text: str, words: Mapping[str, str]) -> str:
+    """Put words in, in one pass: braces inside them stay braces, and nothing but a name stands for a word."""
+    return re.sub(r"\{(\w+)\}", lambda found: words[found[1]], text)
+
+
+def _wordings(box: Box, size_wh: tuple[int, int]) -> list[str]:
     column = min(int(3 * (box.x1 + box.x2) / 2 / size_wh[0]), 2)
     row = min(int(3 * (box.y1 + box.y2) / 2 / size_wh[1]), 2)
-    return f"{('top', 'middle', 'bottom')[row]} {('left', 'centre', 'right')[column]}"
+    return list(_DATA["places"][row][column])
 
 
-def _spellings(place: str) -> tuple[str, ...]:
-    return (place.replace("centre", "center"),) if "centre" in place else ()
+def _check_alone(box: Box, others: Sequence[Box], size_wh: tuple[int, int]) -> None:
+    place = place_of(box, size_wh)
+    n_there = sum(place_of(other, size_wh) == place for other in others)
+    if n_there:
+        raise UnaskableError(f"{n_there + 1} things have their middle at the {place}: what is there is open")
+
+
+def _relation(one: Box, other: Box) -> list[str]:
+    """Wordings for where `one` lies of `other`; boxes that overlap, or lie across a corner, have no one relation."""
+    gaps_px = {
+        "left": other.x1 - one.x2,
+        "right": one.x1 - other.x2,
+        "above": other.y1 - one.y2,
+        "below": one.y1 - other.y2,
+    }
+    apart = [side for side, gap_px in gaps_px.items() if gap_px >= 0]
+    if len(apart) != 1:
+        seen = f"both {' and '.join(apart)}" if apart else "none of left, right, above and below"
+        raise UnaskableError(f"where the one thing lies of the other is {seen}")
+    return list(_DATA["relations"][apart[0]])

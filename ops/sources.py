@@ -260,6 +260,9 @@ def _fits(value: object, kind: type, limit: Any) -> bool:
     if isinstance(value, dict):
         texts = all(isinstance(text, str) and text for text in value.values())
         return texts and (limit is None or set(value) <= set(limit))
+    if isinstance(value, list):
+        known = [each for each in value if isinstance(each, str) and each in limit]
+        return 0 < len(set(known)) == len(value)
     return (
         limit is None or value in limit if kind is not str else bool(value) and (not limit or value in limit)
     )
@@ -270,4 +273,6 @@ def _wanted(kind: type, limit: Any) -> str:
         return f"a whole number from {limit} to {2**31 - 1}"
     if kind is dict:
         return f"a mapping to texts of {', '.join(limit) if limit else 'any keys'}"
+    if kind is list:
+        return f"a list, each once, of {', '.join(limit)}"
     return "true or false" if kind is bool else f"one of {', '.join(limit)}" if limit else "text"

@@ -1,16 +1,19 @@
 """COCO detections: boxes without questions, in one JSON file with images, annotations and categories.
 
-Convention: `bbox` is [x, y, width, height] in pixels, x and y the top left corner; segmentations are not
-read. Questions are made by templates: for every picture and category how many there are, and where it is if
-there is one. Raw rows of a detection source are (1) these questions, at the row of their first annotation,
-(2) every entry of images, annotations and categories that is itself refused, (3) every picture without any
-annotation. Also here: the index of a COCO file that `ops/readers/coco_questions.py` looks things up in.
+Convention: `bbox` is [x, y, width, height] in pixels, x and y the top left corner. Where there is none, or with
+`boxes_from: segmentation`, the box is the extent of the segmentation (`ops/readers/coco_masks.py`). Questions
+are made by templates: for every picture and category how many there are, and where it is if there is one,
+unless told otherwise. Raw rows of a detection source are (1) these questions, at the row of their first
+annotation, (2) every entry of images, annotations and categories that is itself refused, (3) every picture
+without any annotation. Also here: the index of a COCO file that `ops/readers/coco_questions.py` looks things up in.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ops.readers.detections import Detection, Pictured, questions
+from ops.questions import USUAL
+from ops.readers.coco_masks import extent_xywh
+from ops.readers.detections import Detection, Pictured, picture_name, questions
 from ops.readers.json_files import whole_file
 from ops.readers.rows import (
     FieldError,
@@ -34,13 +37,17 @@ Identifier = tuple[str, object]
 
 @dataclass(frozen=True)
 class Annotation:
-    """One entry of `annotations` that stands on a known picture; its box is not yet judged."""
+    """One entry of `annotations` that stands on a known picture; its box is not yet judged.
+
+    `problem`: why it has no box at all, its segmentation being none.
+    """
 
     origin: Origin
     image: Identifier
     category: Identifier | None
     box: RawBox
     is_crowd: bool
+    problem: FieldError | None = None
 
 
 @dataclass
@@ -53,31 +60,45 @@ class CocoIndex:
     annotations: list[Annotation] = field(default_factory=list)
     by_id: dict[Identifier, list[Annotation]] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
+    boxes_from: str = "bbox"
+    images_folder: str = ""
 
-    def judged(self) -> Iterator[RawAnnotation]:
-        """Every indexed annotation as a row whose box is still to be judged."""
+    def judged(self) -> Iterator[RawAnnotation | Refusal]:
+        """Every indexed annotation as a row whose box is still to be judged, or is refused as none."""
         for entry in self.annotations:
+            if entry.problem is not None:
+                yield entry.problem.refusal(entry.origin)
+                continue
             yield RawAnnotation(entry.origin, self.images[entry.image], CONVENTION, entry.box.values)
 
 
-def read(files: SourceFiles, annotations: str) -> Iterator[RawRow]:
+def read(
+    files: SourceFiles,
+    annotations: str,
+    templates: Sequence[str] = USUAL,
+    boxes_from: str = "bbox",
+    images: str = "",
+) -> Iterator[RawRow]:
     """Yield the raw rows of a detection source: questions picture by picture, then what is refused."""
-    index = read_index(files, annotations)
+    index = read_index(files, annotations, boxes_from, images)
     by_image: dict[Identifier, list[Annotation]] = {image: [] for image in index.images}
     for entry in index.annotations:
         by_image[entry.image].append(entry)
     for image, entries in by_image.items():
         detections = [_detection(entry) for entry in entries]
-        yield from questions(
-            Pictured(index.image_origins[image], index.images[image], detections), CONVENTION
-        )
+        pictured = Pictured(index.image_origins[image], index.images[image], detections)
+        yield from questions(pictured, CONVENTION, templates)
     yield from index.refusals
     yield from index.judged()
 
 
-def read_index(files: SourceFiles, annotations: str) -> CocoIndex:
-    """Index a COCO file. A file that is no COCO file gives an empty index with its refusal."""
-    index = CocoIndex()
+def read_index(files: SourceFiles, annotations: str, boxes_from: str = "bbox", images: str = "") -> CocoIndex:
+    """Index a COCO file. A file that is no COCO file gives an empty index with its refusal.
+
+    boxes_from: "bbox" (segmentation only where there is no bbox) or "segmentation". images: the folder that
+    names of pictures are relative to, "" for the source's own.
+    """
+    index = CocoIndex(boxes_from=boxes_from, images_folder=images)
     content = whole_file(files, annotations)
     if isinstance(content, Refusal):
         index.refusals.append(content)
@@ -122,11 +143,15 @@ def _add_image(index: CocoIndex, origin: Origin, entry: Mapping[str, object]) ->
     image = identifier(entry, "id")
     if image in index.images:
         raise FieldError("read", "duplicate_example", f"image id {image[1]!r} is taken by an earlier entry")
-    index.images[image] = PictureRef(file_name(entry, "file_name"), annotated_wh=_annotated_wh(entry))
+    name = file_name(entry, "file_name")
+    if index.images_folder:
+        name = picture_name(index.images_folder, name)
+    index.images[image] = PictureRef(name, annotated_wh=annotated_wh(entry))
     index.image_origins[image] = origin
 
 
-def _annotated_wh(entry: Mapping[str, object]) -> tuple[int, int] | None:
+def annotated_wh(entry: Mapping[str, object]) -> tuple[int, int] | None:
+    """The size that an entry claims for its picture, if it claims one that can be."""
     width, height = entry.get("width"), entry.get("height")
     if type(width) is int and type(height) is int and width > 0 and height > 0:
         return width, height
@@ -138,13 +163,30 @@ def _add_annotation(index: CocoIndex, origin: Origin, entry: Mapping[str, object
     if image not in index.images:
         raise FieldError("read", "unknown_image", f"no usable image has the id {image[1]!r}")
     category = identifier(entry, "category_id") if entry.get("category_id") is not None else None
-    box = RawBox(entry.get("bbox"), index.labels.get(category) if category else None, origin)
-    annotation = Annotation(origin, image, category, box, bool(entry.get("iscrowd")))
+    values, problem = entry.get("bbox"), None
+    if index.boxes_from == "segmentation" or (values is None and entry.get("segmentation") is not None):
+        try:
+            values = extent_xywh(entry.get("segmentation"))
+            _check_mask_size(entry["segmentation"], index.images[image])
+        except FieldError as error:
+            values, problem = None, error
+    box = RawBox(values, index.labels.get(category) if category else None, origin)
+    annotation = Annotation(origin, image, category, box, bool(entry.get("iscrowd")), problem)
     if entry.get("id") is not None:
         index.by_id.setdefault(identifier(entry, "id"), []).append(annotation)
     index.annotations.append(annotation)
 
 
+def _check_mask_size(segmentation: object, picture: PictureRef) -> None:
+    if not isinstance(segmentation, dict) or picture.annotated_wh is None:
+        return
+    height, width = segmentation["size"]
+    if (width, height) != picture.annotated_wh:
+        named = "{} x {}".format(*picture.annotated_wh)
+        detail = f"segmentation: the mask is {width} x {height} px, the picture is said to be {named}"
+        raise FieldError("box", "bad_box_format", detail)
+
+
 def _detection(entry: Annotation) -> Detection:
     crowd = _CROWD if entry.is_crowd and entry.box.label is not None else None
-    return Detection(entry.origin, entry.box, entry.category, unaskable=crowd)
+    return Detection(entry.origin, entry.box, entry.category, entry.problem, crowd)

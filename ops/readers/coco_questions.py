@@ -32,9 +32,11 @@ from ops.readers.rows import (
 from ops.source_files import SourceFiles
 
 
-def read(files: SourceFiles, annotations: str, questions: str) -> Iterator[RawRow]:
+def read(
+    files: SourceFiles, annotations: str, questions: str, boxes_from: str = "bbox", images: str = ""
+) -> Iterator[RawRow]:
     """Yield the raw rows: questions in file order, then what is refused of the COCO file."""
-    index = read_index(files, annotations)
+    index = read_index(files, annotations, boxes_from, images)
     for line in lines(files, questions):
         if isinstance(line, Refusal):
             yield line
@@ -77,10 +79,11 @@ def _evidence(index: CocoIndex, row: Mapping[str, object], image: Identifier) ->
     if not ids:
         raise FieldError("question", "no_boxes", "'annotation_ids' is empty: the question has no evidence")
     keys = dict.fromkeys(identifier({"annotation_ids": each}, "annotation_ids") for each in ids)
-    return tuple(_box_of(index, key, image) for key in keys)
+    return tuple(box_of(index, key, image) for key in keys)
 
 
-def _box_of(index: CocoIndex, key: Identifier, image: Identifier) -> RawBox:
+def box_of(index: CocoIndex, key: Identifier, image: Identifier) -> RawBox:
+    """The box of the one annotation with an id, which must stand on the picture. Raises FieldError."""
     found = index.by_id.get(key, [])
     if len(found) != 1:
         detail = f"{len(found)} usable annotations have the id {key[1]!r}, wanted one"
@@ -88,4 +91,6 @@ def _box_of(index: CocoIndex, key: Identifier, image: Identifier) -> RawBox:
     if found[0].image != image:
         detail = f"annotation {key[1]!r} stands on image {found[0].image[1]!r}, the question on {image[1]!r}"
         raise FieldError("question", "no_boxes", detail)
+    if found[0].problem is not None:
+        raise FieldError("box", found[0].problem.reason, f"annotation {key[1]!r}: {found[0].problem.detail}")
     return found[0].box

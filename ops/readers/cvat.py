@@ -8,10 +8,11 @@ picture without shapes that of the picture, among the elements of the file that 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from ops.questions import USUAL
 from ops.readers.detections import Detection, Pictured, annotation_files, picture_name, rows
 from ops.readers.rows import FieldError, Origin, PictureRef, RawBox, RawRow, Refusal, file_name, shown
 from ops.readers.shapes import around, around_turned, number
@@ -23,11 +24,15 @@ _EDGES = ("xtl", "ytl", "xbr", "ybr")
 _SHAPES = ("box", "polygon", "polyline", "points", "ellipse", "cuboid", "mask", "skeleton")
 
 
-def read(files: SourceFiles, annotations: str, *, images: str = "images") -> Iterator[RawRow]:
+def read(
+    files: SourceFiles, annotations: str, *, images: str = "images", templates: Sequence[str] = USUAL
+) -> Iterator[RawRow]:
     """Yield the raw rows of one XML file, or of all below a folder."""
     for name in annotation_files(files, annotations, ".xml"):
         tree = whole_tree(files, name, "annotations")
-        yield from rows([tree] if isinstance(tree, Refusal) else _pictures(name, tree, images), "xyxy_px")
+        yield from rows(
+            [tree] if isinstance(tree, Refusal) else _pictures(name, tree, images), "xyxy_px", templates
+        )
 
 
 def _pictures(name: str, tree: Element, images: str) -> Iterator[Pictured | Refusal]:

@@ -7,9 +7,10 @@ is not known then. Not here: any one format, what a template says (`ops/question
 """
 
 import posixpath
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ops.questions import USUAL
 from ops.readers.rows import (
     FieldError,
     Origin,
@@ -20,6 +21,7 @@ from ops.readers.rows import (
     RawRow,
     Refusal,
 )
+from ops.readers.templated import Member, kind_questions, pair_questions
 from ops.source_files import SourceFiles
 
 
@@ -51,7 +53,9 @@ class Pictured:
 NAMELESS = FieldError("question", "missing_field", "the category has no name, nothing can be asked about it")
 
 
-def rows(pictures: Iterable[Pictured | Refusal], convention: str) -> Iterator[RawRow]:
+def rows(
+    pictures: Iterable[Pictured | Refusal], convention: str, templates: Sequence[str] = USUAL
+) -> Iterator[RawRow]:
     """The raw rows of a source, picture by picture: its questions, its refusals, its boxes to be judged.
 
     A Refusal among the pictures, say of a whole file, is passed on where it stands.
@@ -60,7 +64,7 @@ def rows(pictures: Iterable[Pictured | Refusal], convention: str) -> Iterator[Ra
         if isinstance(pictured, Refusal):
             yield pictured
             continue
-        yield from questions(pictured, convention)
+        yield from questions(pictured, convention, templates)
         yield from pictured.refusals
         for each in pictured.detections:
             if each.refused is not None:
@@ -69,23 +73,27 @@ def rows(pictures: Iterable[Pictured | Refusal], convention: str) -> Iterator[Ra
                 yield RawAnnotation(each.origin, pictured.picture, convention, each.box.values)
 
 
-def questions(pictured: Pictured, convention: str) -> Iterator[RawExample | Refusal]:
-    """The questions of one picture, at the row of the first detection of their category."""
+def questions(
+    pictured: Pictured, convention: str, templates: Sequence[str] = USUAL
+) -> Iterator[RawExample | Refusal]:
+    """The questions of one picture: of each category, at the row of its first detection, then about pairs."""
     if not pictured.detections and not pictured.refusals:
         detail = "no annotation stands on this picture"
         yield Refusal(pictured.origin, "question", "no_boxes", detail)
     by_category: dict[Hashable, list[Detection]] = {}
     for each in pictured.detections:
         by_category.setdefault(each.category, []).append(each)
+    everything = [each.box for each in pictured.detections]
+    alone: list[Member] = []
     for members in by_category.values():
-        first = members[0]
         problem = _unaskable(members)
         if problem is not None:
-            yield problem.refusal(first.origin)
+            yield problem.refusal(members[0].origin)
             continue
-        boxes = tuple(member.box for member in members)
-        for template in ("count", "where") if len(members) == 1 else ("count",):
-            yield RawExample(first.origin, pictured.picture, convention, boxes, template=template)
+        boxes = [(member.origin, member.box) for member in members]
+        alone += boxes if len(boxes) == 1 else []
+        yield from kind_questions(boxes, everything, pictured.picture, convention, templates)
+    yield from pair_questions(alone, pictured.picture, convention, templates)
 
 
 def _unaskable(members: list[Detection]) -> FieldError | None:

@@ -8,16 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ops.boxes import CONVENTIONS
+from ops.questions import USUAL
 from ops.readers import (
     coco,
     coco_questions,
     cvat,
     flickr30k,
+    gqa,
     label_studio,
     labelme,
     open_images,
+    refcoco,
     table,
+    templated,
     visual_cot,
+    visual_genome,
     voc,
     yolo,
 )
@@ -46,25 +51,41 @@ class Told(Protocol):
 class Format:
     """One way in which boxes are written down.
 
-    boxes: the convention, in a line, as users read it. options: by name (type, smallest or
-    allowed values or None); of a dict the allowed keys, and its values are texts.
+    boxes: the convention, in a line, as users read it. options: by name (type, smallest or allowed values or None); of
+    a dict the allowed keys, and its values are texts; of a list the allowed texts. file_options: those that name
+    further annotation files, which count as delivered.
     """
 
     read: Callable[[SourceFiles, Told], Iterator[RawRow]]
     boxes: str
     options: Mapping[str, tuple[type, Any]] = field(default_factory=dict)
     takes_questions: bool = False
-
-    @property
-    def file_options(self) -> tuple[str, ...]:
-        """The options that name a file of the source."""
-        return tuple(name for name in self.options if name == "label_names")
+    file_options: tuple[str, ...] = ()
 
 
 def _coco(files: SourceFiles, told: Told) -> Iterator[RawRow]:
+    own = _own(told, _OF_COCO)
     if told.questions is None:
-        return coco.read(files, told.annotations)
-    return coco_questions.read(files, told.annotations, told.questions)
+        templates = told.options.get("templates", USUAL)
+        return coco.read(files, told.annotations, templates, **own)
+    return coco_questions.read(files, told.annotations, told.questions, **own)
+
+
+def _own(told: Told, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in told.options.items() if name in options}
+
+
+_OF_COCO: Mapping[str, tuple[type, Any]] = {
+    "boxes_from": (str, ("bbox", "segmentation")),
+    "images": (str, None),
+}
+_OF_GQA: Mapping[str, tuple[type, Any]] = {"scene_graphs": (str, None), "images": (str, None)}
+_OF_VISUAL_GENOME: Mapping[str, tuple[type, Any]] = {
+    "part": (str, visual_genome.PARTS),
+    "images": (str, None),
+    **dict.fromkeys(visual_genome.FILE_OPTIONS, (str, None)),
+    **templated.OPTIONS,
+}
 
 
 def _detections(
@@ -72,15 +93,23 @@ def _detections(
 ) -> Format:
     """A format without questions whose reader takes its options by name."""
 
-    def read_told(files: SourceFiles, told: Told) -> Iterator[RawRow]:
-        own = {name: value for name, value in told.options.items() if name in options}
-        return read(files, told.annotations, **own)
-
-    return Format(read_told, boxes, options)
+    options = {**options, **templated.OPTIONS}
+    named = tuple(name for name in options if name == "label_names")
+    return Format(
+        lambda files, told: read(files, told.annotations, **_own(told, options)),
+        boxes,
+        options,
+        file_options=named,
+    )
 
 
 FORMATS: Mapping[str, Format] = {
-    "coco": Format(_coco, "x, y, width, height in pixels", takes_questions=True),
+    "coco": Format(
+        _coco,
+        "x, y, width, height in pixels; or the extent of the segmentation",
+        {**templated.OPTIONS, **_OF_COCO},
+        takes_questions=True,
+    ),
     "visual_cot": Format(
         lambda files, told: visual_cot.read(files, told.annotations),
         "x1, y1, x2, y2 as shares of width and height, 0 to 1",
@@ -105,7 +134,9 @@ FORMATS: Mapping[str, Format] = {
             "delimiter": (str, tuple(DELIMITERS)),
             "images": (str, None),
             "label_names": (str, None),
+            **templated.OPTIONS,
         },
+        file_options=("label_names",),
     ),
     "open_images": _detections(
         open_images.read,
@@ -119,6 +150,24 @@ FORMATS: Mapping[str, Format] = {
         "xmin, ymin, xmax, ymax, numbers of pixels from 1, the last one included",
         flickr30k.OPTIONS,
         takes_questions=True,
+    ),
+    "gqa": Format(
+        lambda files, told: gqa.read(files, told.annotations, **_own(told, _OF_GQA)),
+        "x, y, width, height in pixels",
+        _OF_GQA,
+        file_options=("scene_graphs",),
+    ),
+    "refcoco": Format(
+        lambda files, told: refcoco.read(files, told.annotations, told.questions, **_own(told, _OF_COCO)),
+        "x, y, width, height in pixels; or the extent of the segmentation",
+        _OF_COCO,
+        takes_questions=True,
+    ),
+    "visual_genome": Format(
+        lambda files, told: visual_genome.read(files, told.annotations, **_own(told, _OF_VISUAL_GENOME)),
+        "x, y, width, height in pixels",
+        _OF_VISUAL_GENOME,
+        file_options=visual_genome.FILE_OPTIONS,
     ),
 }
 """By the name that a source gives as its format."""

@@ -40,6 +40,24 @@ def whole_file(files: SourceFiles, name: str) -> object | Refusal:
         return error.refusal(Origin(name, None, _text(data)))
 
 
+def whole_list(files: SourceFiles, name: str, what: str) -> list[object] | Refusal:
+    """The list that a file holds, of `what` for the message, or the refusal of the whole file."""
+    content = whole_file(files, name)
+    if isinstance(content, list | Refusal):
+        return content
+    detail = f"wanted a list of {what}, saw {shown(content)}"
+    return Refusal(Origin(name, None, content), "read", "broken_json", detail)
+
+
+def whole_object(files: SourceFiles, name: str, what: str) -> dict[str, object] | Refusal:
+    """The object that a file holds, of `what` for the message, or the refusal of the whole file."""
+    content = whole_file(files, name)
+    if isinstance(content, dict | Refusal):
+        return content
+    detail = f"wanted an object of {what}, saw {shown(content)}"
+    return Refusal(Origin(name, None, content), "read", "broken_json", detail)
+
+
 def lines(files: SourceFiles, name: str) -> Iterator[tuple[Origin, object] | Refusal]:
     """The values of a JSON Lines file with their 0-based line numbers; blank lines are no rows."""
     data = file_bytes(files, name)

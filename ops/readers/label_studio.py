@@ -9,10 +9,11 @@ task without results that of the task, among the tasks and the results that coun
 
 import math
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from ops.questions import USUAL
 from ops.readers.detections import Detection, Pictured, annotation_files, picture_name, rows
 from ops.readers.json_files import whole_file
 from ops.readers.rows import FieldError, Origin, PictureRef, RawBox, RawRow, Refusal, as_object, shown
@@ -38,6 +39,7 @@ def read(
     image_field: str | None = None,
     take: str = "annotations",
     annotator: str | None = None,
+    templates: Sequence[str] = USUAL,
 ) -> Iterator[RawRow]:
     """Yield the raw rows of one JSON file, or of all below a folder."""
     for name in annotation_files(files, annotations, ".json"):
@@ -48,7 +50,9 @@ def read(
             detail = f"wanted a list of tasks, saw {shown(tasks)}"
             yield Refusal(Origin(name, None, tasks), "read", "broken_json", detail)
         else:
-            yield from rows(_pictures(name, tasks, images, image_field, take, annotator), CONVENTION)
+            yield from rows(
+                _pictures(name, tasks, images, image_field, take, annotator), CONVENTION, templates
+            )
 
 
 def picture_of(data: Mapping[str, object], image_field: str | None, images: str | None) -> str:

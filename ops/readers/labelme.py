@@ -9,9 +9,10 @@ row is the shape's place in its file.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ops.questions import USUAL
 from ops.readers.detections import Detection, Pictured, annotation_files, picture_name, rows
 from ops.readers.json_files import whole_file
 from ops.readers.rows import (
@@ -32,10 +33,12 @@ from ops.source_files import SourceFiles
 OPTIONS: dict[str, tuple[type, Any]] = {"images": (str, None)}
 
 
-def read(files: SourceFiles, annotations: str, *, images: str | None = None) -> Iterator[RawRow]:
+def read(
+    files: SourceFiles, annotations: str, *, images: str | None = None, templates: Sequence[str] = USUAL
+) -> Iterator[RawRow]:
     """Yield the raw rows of one JSON file, or of all below a folder."""
     names = annotation_files(files, annotations, ".json")
-    yield from rows((_pictured(files, name, images) for name in names), "xyxy_px")
+    yield from rows((_pictured(files, name, images) for name in names), "xyxy_px", templates)
 
 
 def _pictured(files: SourceFiles, name: str, images: str | None) -> Pictured | Refusal:

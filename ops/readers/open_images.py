@@ -7,9 +7,10 @@ IsGroupOf 1, more than five things in one box, and -1, not known: nothing is ask
 Raw rows: `ops/readers/detections.py`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ops.questions import USUAL
 from ops.readers.detections import Detection, Pictured, picture_name, rows
 from ops.readers.row_files import names_by_code, rows_of
 from ops.readers.rows import (
@@ -43,6 +44,7 @@ def read(
     images: str = "",
     suffix: str = ".jpg",
     label_names: str | None = None,
+    templates: Sequence[str] = USUAL,
 ) -> Iterator[RawRow]:
     """Yield the raw rows of a CSV file, or of all CSV files below a folder, picture by picture."""
     names = names_by_code(files, label_names) if label_names else None
@@ -63,7 +65,7 @@ def read(
             yield error.refusal(origin)
             continue
         pictures.setdefault(name, Pictured(origin, PictureRef(name))).detections.append(thing)
-    yield from rows(pictures.values(), CONVENTION)
+    yield from rows(pictures.values(), CONVENTION, templates)
 
 
 def _detection(origin: Origin, row: Mapping[str, object], names: Mapping[str, str] | None) -> Detection:

@@ -55,7 +55,8 @@ class RawBox:
 class RawExample:
     """One question about one picture with its evidence, texts checked, boxes not yet converted.
 
-    With `template` the question, answer and reasoning are empty and made from the boxes (`ops/questions.py`).
+    With `template` the question, answer and reasoning are empty and made from the boxes (`ops/questions.py`);
+    `others` are boxes of the picture that are no evidence, but tell whether the question has one answer.
     """
 
     origin: Origin
@@ -71,6 +72,7 @@ class RawExample:
     condition: str | None = None
     reasoning: str | None = None
     template: str | None = None
+    others: tuple[RawBox, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ A row with a question is a raw row. Rows without a column for questions and with
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ops.questions import USUAL
 from ops.readers.detections import Detection, Pictured, picture_name
 from ops.readers.detections import rows as rows_of_pictures
 from ops.readers.row_files import names_by_code, picture_of, rows_of
@@ -68,6 +69,7 @@ class _Reading:
     convention: str | None
     images: str
     names: Mapping[str, str] | None
+    templates: Sequence[str]
 
 
 def read(files: SourceFiles, annotations: str, options: Mapping[str, Any]) -> Iterator[RawRow]:
@@ -80,7 +82,7 @@ def read(files: SourceFiles, annotations: str, options: Mapping[str, Any]) -> It
         yield names
         names = {}
     columns, convention = options.get("columns") or {}, options.get("box_convention")
-    reading = _Reading(columns, convention, options.get("images", ""), names)
+    reading = _Reading(columns, convention, options.get("images", ""), names, options.get("templates", USUAL))
     pictures: dict[str, Pictured] = {}
     for row in rows_of(files, annotations, KINDS, options.get("delimiter")):
         if isinstance(row, Refusal):
@@ -95,12 +97,12 @@ def read(files: SourceFiles, annotations: str, options: Mapping[str, Any]) -> It
                 yield _example(origin, fields)
         except FieldError as error:
             yield error.refusal(origin)
-    yield from rows_of_pictures(pictures.values(), convention or "")
+    yield from rows_of_pictures(pictures.values(), convention or "", reading.templates)
 
 
 def _gathered(pictures: dict[str, Pictured], new: Pictured, reading: _Reading) -> Iterator[RawRow]:
     if new.picture.data is not None:
-        yield from rows_of_pictures([new], reading.convention or "")
+        yield from rows_of_pictures([new], reading.convention or "", reading.templates)
         return
     known = pictures.setdefault(new.picture.file_name, new)
     if known is not new:

@@ -7,10 +7,11 @@ XML file. <difficult> things count like others unless `difficult` is "refuse". P
 Raw rows: `ops/readers/detections.py`; of a file's objects the row is their place among them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from ops.questions import USUAL
 from ops.readers.detections import Detection, Pictured, annotation_files, picture_name, rows
 from ops.readers.rows import FieldError, Origin, PictureRef, RawBox, RawRow, Refusal, file_name, shown
 from ops.readers.shapes import number
@@ -33,11 +34,12 @@ def read(
     images: str | None = None,
     from_zero: bool = False,
     difficult: str = "take",
+    templates: Sequence[str] = USUAL,
 ) -> Iterator[RawRow]:
     """Yield the raw rows of one XML file, or of all below a folder."""
     names = annotation_files(files, annotations, ".xml")
     pictures = (_pictured(files, name, images, difficult == "refuse") for name in names)
-    yield from rows(pictures, "xyxy_px" if from_zero else "xyxy_px_from_1")
+    yield from rows(pictures, "xyxy_px" if from_zero else "xyxy_px_from_1", templates)
 
 
 def _pictured(

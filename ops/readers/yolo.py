@@ -8,11 +8,12 @@ picture without a label file is a background: without any box, as one with an em
 without picture is refused.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from ops.questions import USUAL
 from ops.readers.detections import Detection, Pictured, rows
 from ops.readers.json_files import file_bytes
 from ops.readers.rows import FieldError, Origin, PictureRef, RawBox, RawRow, Refusal, shown
@@ -36,6 +37,7 @@ def read(
     split: str | None = None,
     images: str | None = None,
     four_corners: str = "refuse",
+    templates: Sequence[str] = USUAL,
 ) -> Iterator[RawRow]:
     """Yield the raw rows of a data.yaml, or of the one in a folder: of all its splits or of one.
 
@@ -51,7 +53,9 @@ def read(
     lines = _Lines(names, four_corners == "polygon")
     labels = labels_of(files, name, settings, split, images)
     yield from rows(
-        (each if isinstance(each, Refusal) else lines.of(files, *each) for each in labels), CONVENTION
+        (each if isinstance(each, Refusal) else lines.of(files, *each) for each in labels),
+        CONVENTION,
+        templates,
     )
 
 

@@ -42,8 +42,8 @@ def test_phrases_ask_for_the_boxes_of_their_entity(tmp_path):
     tables = _normalised(tmp_path, xml, text)
     assert refused(tables) == []
     assert tables.examples["question"].to_pylist() == [
-        "Which part of the picture shows this: A red cup?",
-        "Which part of the picture shows this: a hat and a cup?",
+        "In which part of the picture is this: A red cup?",
+        "In which part of the picture is this: a hat and a cup?",
     ]
     # The box around both is 0, 10, 45, 40: its middle is 22.5, 25 px, the middle third of 60 and of 40.
     assert tables.examples["answer"].to_pylist() == ["middle centre", "middle centre"]
