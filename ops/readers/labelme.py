@@ -73,11 +73,11 @@ def _without_picture(content: object) -> object:
 
 
 def _picture(row: Mapping[str, object], name: str, images: str | None) -> PictureRef:
-    written = file_name(row, "imagePath").replace("\\", "/")
+    written = file_name(row, "imagePath")
     if images is None:
         picture = picture_name(name.rpartition("/")[0], written)
     else:
-        picture = picture_name(images, written.rpartition("/")[2])
+        picture = picture_name(images, picture_name("", written).rpartition("/")[2])
     width, height = row.get("imageWidth"), row.get("imageHeight")
     if type(width) is int and type(height) is int and width > 0 and height > 0:
         return PictureRef(picture, annotated_wh=(width, height))

@@ -188,6 +188,9 @@ def test_delivery(tmp_path: Path) -> None:
     assert (bad.passed, bad.severity, said(bad)) == (False, ERROR, "annotations.json: missing_file")
     empty = checks_data.delivered(manifest(annotations="a", questions="q", one=None, two=None), SOURCE)
     assert said(empty) == "/somewhere: none of the 2 pictures that the rows name can be read"
+    # SOURCE told as a folder of annotation files: its name is no file, those inside it are.
+    inside = {"files": manifest(a="1", b=None, one="1")["files"], "annotation_files": ["a.png", "b.png"]}
+    assert said(checks_data.delivered(inside, SOURCE)) == "b.png: missing_file"
 
 
 def tables(**changes: list[dict[str, Any]]) -> dict[str, pa.Table]:

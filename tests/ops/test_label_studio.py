@@ -7,11 +7,10 @@ import pytest
 from ops.normalise import NothingLeft, normalise
 from ops.readers.label_studio import picture_of
 from ops.readers.rows import FieldError
-from tests.ops.delivery import conserved, encoded, new_store, pixels, refused, source, write
+from tests.ops.delivery import conserved, new_store, refused, source, write
+from tests.ops.detection_samples import CUPS, PICTURE, PLATE, boxes_of
 
 SIZE = {"original_width": 60, "original_height": 40, "image_rotation": 0}
-CUPS = [("cup", 0.0, 0.0, 30.0, 20.0), ("cup", 15.0, 10.0, 45.0, 30.0)]
-PLATE = ("plate", 42.0, 32.0, 60.0, 40.0)
 
 
 def _rectangle(label, x, y, width, height, rotation: object = 0, **more) -> dict:
@@ -50,7 +49,7 @@ def _task(results=RESULTS, image="/data/upload/1/ab-cup.png", **fields) -> dict:
 
 
 def _tables(tmp_path, tasks, **options):
-    write(tmp_path, "shelf/images/ab-cup.png", encoded(pixels((60, 40))))
+    write(tmp_path, "shelf/images/ab-cup.png", PICTURE)
     write(tmp_path, "shelf/export.json", tasks)
     shelf = source(tmp_path / "shelf", "label_studio", annotations="export.json", options=options)
     try:
@@ -61,19 +60,13 @@ def _tables(tmp_path, tasks, **options):
     return tables
 
 
-def _boxes(tables) -> list[tuple]:
-    rows = tables.boxes.to_pylist()
-    edges = ("x1_px", "y1_px", "x2_px", "y2_px")
-    return list(dict.fromkeys((row["label"], *(round(row[edge], 6) for edge in edges)) for row in rows))
-
-
 def _refused(tables) -> list[tuple]:
     return [found[1:] for found in refused(tables)]
 
 
 def test_label_studio(tmp_path):
     tables = _tables(tmp_path, [_task()])
-    assert _boxes(tables) == [*CUPS, PLATE]
+    assert boxes_of(tables) == [*CUPS, PLATE]
     # Row 0 is the task, 1 to 3 are its results.
     rows = tables.examples.to_pylist()
     assert [(row["question_kind"], row["answer"], row["source_row"]) for row in rows] == [
@@ -105,14 +98,14 @@ def _one(x, who=1, **fields) -> dict:
 def test_one_of_several_annotations_counts(annotations, annotator, left_px, tmp_path):
     options = {} if annotator is None else {"annotator": annotator}
     tables = _tables(tmp_path, [_task(annotations=annotations)], **options)
-    assert _boxes(tables) == [("plate", left_px, 0.0, left_px + 6, 20.0)]
+    assert boxes_of(tables) == [("plate", left_px, 0.0, left_px + 6, 20.0)]
     assert tables.quarantine.num_rows == 0
 
 
 def test_predictions_count_only_if_told(tmp_path):
     tasks = [_task(RESULTS[:1], predictions=[_one(10, model_version="m")])]
-    assert _boxes(_tables(tmp_path, tasks)) == CUPS[:1]
-    assert _boxes(_tables(tmp_path, tasks, take="predictions")) == [("plate", 6.0, 0.0, 12.0, 20.0)]
+    assert boxes_of(_tables(tmp_path, tasks)) == CUPS[:1]
+    assert boxes_of(_tables(tmp_path, tasks, take="predictions")) == [("plate", 6.0, 0.0, 12.0, 20.0)]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +131,7 @@ def test_a_bad_task_costs_its_row(task, reason, tmp_path):
     tables = _tables(tmp_path, [_task(), task])
     # The first task is row 0 and its results are rows 1 to 3.
     assert _refused(tables) == [(4, reason)]
-    assert _boxes(tables) == [*CUPS, PLATE]
+    assert boxes_of(tables) == [*CUPS, PLATE]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +167,7 @@ def test_a_bad_task_costs_its_row(task, reason, tmp_path):
 def test_a_bad_result_costs_its_row_and_the_question(result, found, tmp_path):
     tables = _tables(tmp_path, [_task([*RESULTS, result])])
     assert _refused(tables) == found
-    assert _boxes(tables)[:2] == CUPS
+    assert boxes_of(tables)[:2] == CUPS
 
 
 @pytest.mark.parametrize("content", ["", "[{", "{}", "[" * 100_000, json.dumps([_task()]).encode("utf-16")])
@@ -217,7 +210,7 @@ def test_addresses_become_names_below_the_source(address, images, name):
     ],
 )
 def test_addresses_cannot_lead_out_of_the_source(address, tmp_path):
-    write(tmp_path, "secret.png", encoded(pixels((60, 40))))
+    write(tmp_path, "secret.png", PICTURE)
     tables = _tables(tmp_path, [_task(RESULTS[2:], image=address)])
     assert {reason for _, reason in _refused(tables)} == {"unsafe_path"}
 
