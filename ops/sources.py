@@ -138,7 +138,8 @@ def fingerprint(source: Source, store: Store) -> dict[str, Any]:
     """
     files = SourceFiles(source.location, store)
     names = {source.annotations} | ({source.questions} if source.questions else set())
-    names |= {source.options[key] for key in FORMATS[source.format].file_options if key in source.options}
+    further = FORMATS[source.format].file_options.items()
+    names |= {name for key, usual in further if (name := source.options.get(key, usual))}
     for row in rows_of(source, store):
         if isinstance(row, RawExample) and row.picture.data is None:
             names.add(row.picture.file_name)

@@ -34,14 +34,15 @@ class Format:
     """One way in which boxes are written down.
 
     boxes: the convention, in a line, as users read it. options: by name (type, smallest or allowed values or None).
-    file_options: those of them that name further annotation files, which count as delivered.
+    file_options: those of them that name further annotation files, which count as delivered, with what is
+    read without the option, or None.
     """
 
     read: Callable[[SourceFiles, Told], Iterator[RawRow]]
     boxes: str
     options: Mapping[str, tuple[type, Any]] = field(default_factory=dict)
     takes_questions: bool = False
-    file_options: tuple[str, ...] = ()
+    file_options: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def _coco(files: SourceFiles, told: Told) -> Iterator[RawRow]:
@@ -84,7 +85,7 @@ FORMATS: Mapping[str, Format] = {
         lambda files, told: gqa.read(files, told.annotations, **_own(told, _OF_GQA)),
         "x, y, width, height in pixels",
         _OF_GQA,
-        file_options=("scene_graphs",),
+        file_options={"scene_graphs": None},
     ),
     "refcoco": Format(
         lambda files, told: refcoco.read(files, told.annotations, told.questions, **_own(told, _OF_COCO)),
