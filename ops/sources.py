@@ -145,7 +145,8 @@ def fingerprint(source: Source, store: Store) -> dict[str, Any]:
         written.add(row.origin.source_file)
         if isinstance(row, RawExample) and row.picture.data is None:
             names.add(row.picture.file_name)
-    told |= {source.options[key] for key in FORMATS[source.format].file_options if key in source.options}
+    further = FORMATS[source.format].file_options.items()
+    told |= {name for key, usual in further if (name := source.options.get(key, usual))}
     inside = {name: {file for file in written if file.startswith(f"{name}/")} for name in told}
     annotation_files = {file for name in told for file in inside[name] or {name}}
     names |= written | annotation_files

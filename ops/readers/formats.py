@@ -53,14 +53,14 @@ class Format:
 
     boxes: the convention, in a line, as users read it. options: by name (type, smallest or allowed values or None); of
     a dict the allowed keys, and its values are texts; of a list the allowed texts. file_options: those that name
-    further annotation files, which count as delivered.
+    further annotation files, which count as delivered, with what is read without the option, or None.
     """
 
     read: Callable[[SourceFiles, Told], Iterator[RawRow]]
     boxes: str
     options: Mapping[str, tuple[type, Any]] = field(default_factory=dict)
     takes_questions: bool = False
-    file_options: tuple[str, ...] = ()
+    file_options: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def _coco(files: SourceFiles, told: Told) -> Iterator[RawRow]:
@@ -94,7 +94,7 @@ def _detections(
     """A format without questions whose reader takes its options by name."""
 
     options = {**options, **templated.OPTIONS}
-    named = tuple(name for name in options if name == "label_names")
+    named = {name: None for name in options if name == "label_names"}
     return Format(
         lambda files, told: read(files, told.annotations, **_own(told, options)),
         boxes,
@@ -136,7 +136,7 @@ FORMATS: Mapping[str, Format] = {
             "label_names": (str, None),
             **templated.OPTIONS,
         },
-        file_options=("label_names",),
+        file_options={"label_names": None},
     ),
     "open_images": _detections(
         open_images.read,
@@ -155,7 +155,7 @@ FORMATS: Mapping[str, Format] = {
         lambda files, told: gqa.read(files, told.annotations, **_own(told, _OF_GQA)),
         "x, y, width, height in pixels",
         _OF_GQA,
-        file_options=("scene_graphs",),
+        file_options={"scene_graphs": None},
     ),
     "refcoco": Format(
         lambda files, told: refcoco.read(files, told.annotations, told.questions, **_own(told, _OF_COCO)),

@@ -36,7 +36,11 @@ from ops.source_files import SourceFiles
 
 CONVENTION = "xywh_px"
 PARTS = ("regions", "objects", "qas")
-FILE_OPTIONS = ("image_data", "regions", "qa_to_region")
+FILE_OPTIONS: Mapping[str, str | None] = {
+    "image_data": "image_data.json",
+    "regions": None,
+    "qa_to_region": None,
+}
 
 Pictures = Mapping[Identifier, PictureRef]
 Regions = dict[Identifier, tuple[PictureRef, RawBox]]

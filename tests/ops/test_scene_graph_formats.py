@@ -113,9 +113,9 @@ class _Bomb:
         return open, (self.path, "w")
 
 
-@pytest.mark.parametrize("name", ["refs(unc).p", "refs.json"])
-def test_a_pickle_is_not_opened(name, tmp_path):
-    fields = _refcoco(tmp_path, pickle.dumps(_Bomb(tmp_path / "ran")), name)
+@pytest.mark.parametrize(("name", "protocol"), [("refs(unc).p", 0), ("refs(umd).P", 2), ("refs.json", 2)])
+def test_a_pickle_is_not_opened(name, protocol, tmp_path):
+    fields = _refcoco(tmp_path, pickle.dumps(_Bomb(tmp_path / "ran"), protocol), name)
     with pytest.raises(NothingLeft) as caught:
         _tables(tmp_path, "refcoco", **fields)
     assert refused(caught.value.tables) == [(name, None, "unsupported")]
@@ -238,6 +238,13 @@ def test_gqa_without_its_scene_graphs_is_refused_in_one_row(tmp_path):
     assert refused(caught.value.tables) == [("graphs.json", None, "broken_json")]
 
 
+def test_the_pictures_of_gqa_lie_in_the_folder_that_is_named(tmp_path):
+    _gqa(tmp_path, {"1": _asked({"0": "101"})})
+    write(tmp_path, "24.jpg", encoded(pixels((60, 40))))
+    here = {**GQA, "options": {"scene_graphs": "graphs.json", "images": "."}}
+    assert _tables(tmp_path, "gqa", **here).images["file_name"].to_pylist() == ["24.jpg"]
+
+
 def test_further_files_are_part_of_what_was_delivered(tmp_path):
     _gqa(tmp_path, {"1": _asked({"0": "101"})})
     seen = fingerprint(source(tmp_path, "gqa", **GQA), new_store(tmp_path))
@@ -317,6 +324,7 @@ def test_objects_are_detections_with_templates(tmp_path):
         ("bottom right", [PLATE_XYXY]),
         ("1", [PLATE_XYXY]),
     ]
+    assert tables.boxes["label"].to_pylist() == ["cup", "cup", "plate", "plate"]
     assert refused(tables) == [
         ("objects.json", 0, "missing_field"),  # nothing can be asked about a thing without a name
         ("objects.json", 0, "broken_json"),
@@ -349,6 +357,13 @@ def test_questions_have_the_region_that_the_mapping_gives(tmp_path):
     ]
 
 
+def test_the_usual_file_of_pictures_is_delivered_too(tmp_path):
+    _genome(tmp_path, "regions.json", REGIONS)
+    seen = fingerprint(source(tmp_path, "visual_genome", annotations="regions.json"), new_store(tmp_path))
+    wanted = ["VG_100K_2/24.jpg", "image_data.json", "regions.json"]
+    assert [entry["path"] for entry in seen["files"]] == wanted
+
+
 def test_a_region_of_another_picture_is_no_evidence(tmp_path):
     write(tmp_path, "regions.json", [{"id": 27, "regions": [_region(1, "cup", CUP)]}, *REGIONS[3:]])
     write(tmp_path, "map.json", {"10": 1, "11": 5})
@@ -362,11 +377,10 @@ def test_a_region_of_another_picture_is_no_evidence(tmp_path):
     assert "the region 1, which is no usable one on this picture" in _details(tables)
 
 
-def test_questions_without_a_mapping_are_refused_in_one_row(tmp_path):
+@pytest.mark.parametrize("given", [{"regions": "regions.json"}, {"qa_to_region": "map.json"}])
+def test_questions_without_a_mapping_are_refused_in_one_row(given, tmp_path):
     with pytest.raises(NothingLeft) as caught:
-        _genome(
-            tmp_path, "qas.json", [{"id": 24, "qas": [_qa(10), _qa(11)]}], part="qas", regions="regions.json"
-        )
+        _genome(tmp_path, "qas.json", [{"id": 24, "qas": [_qa(10), _qa(11)]}], part="qas", **given)
     assert refused(caught.value.tables) == [("qas.json", None, "no_boxes"), *IMAGE_REFUSALS]
     assert "wanted the options regions and qa_to_region" in _details(caught.value.tables)
 
