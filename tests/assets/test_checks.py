@@ -301,25 +301,6 @@ def test_one_map_per_scorable_answer() -> None:
     assert "1 answers have neither a map nor a reason" in said(check([*good, prediction("3")], "m1"))
 
 
-def test_one_flow_per_chosen_example() -> None:
-    def check(n_wanted: int, *examples: str) -> dg.AssetCheckResult:
-        answers = from_rows("predictions", [prediction("1"), prediction("2")])
-        columns = ("policy_id", "policy", "example_id", "image_sha256", "completion_sha256")
-        of = {row["example_id"]: {c: row[c] for c in columns} for row in answers.to_pylist()}
-        flow = {"flow_id": "f", "rows": "state", "unscorable_reason": "no_thought"}
-        return checks_evidence.one_flow(
-            answers,
-            from_rows("token_flows", [(of["1"] | {"example_id": e}) | flow for e in examples]),
-            n_wanted,
-        )
-
-    assert check(1, "1").passed
-    assert check(24, "1", "2").passed  # as many as there are answers
-    assert "1 flows, wanted 2" in said(check(2, "1"))
-    assert "1 flows are kept twice" in said(check(2, "1", "1"))
-    assert "1 flows explain no answer of this table" in said(check(2, "1", "3"))
-
-
 def score(**changes: Any) -> dict[str, Any]:
     return {
         "policy_id": "base@1",

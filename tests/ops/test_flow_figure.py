@@ -1,5 +1,6 @@
 """The flow of one answer: tokens to words, words to gaps, and the numbers that the figure shows."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 
 from ops import flow_figure, flow_section
 from ops.flow_figure import Word, chosen, figure, flow_of, folded, numbers, words_of
+from ops.report import render
 from storage.schema import TABLES
 from tests.ops.synthetic_evidence import make
+from tests.ops.test_report import Seen, inputs_of
 
 # "a stra|wber|ry is red" -> "red .": tokens 1 to 3 of the thought are one word, the answer has a leading newline.
 # The grid is 1 row of 2 cells; in logits.
@@ -132,3 +135,39 @@ def test_the_rule_takes_right_answers_with_evidence_of_the_champion_each_picture
     assert [each["flow_id"] for each in shown] == [row["flow_id"] for row in found]
     assert sum(len(each["figure"]) + len(each["picture_uri"]) for each in shown) < 1_000_000
     assert flow_figure.MOST == 6
+
+
+def test_the_page_shows_the_flows_of_the_champion_and_stays_whole():
+    evidence = make(seed=3, n_pictures=24)
+    inputs = inputs_of(evidence)
+    columns = ("policy_id", "policy", "example_id", "image_sha256", "completion_sha256")
+    rows = [ROW | {c: row[c] for c in columns} for row in evidence.predictions.to_pylist()]
+    flows = pa.Table.from_pylist(rows, schema=TABLES["token_flows"])
+    page = render(dataclasses.replace(inputs, token_flows=flows, pictures=evidence.pictures)).decode()
+    without = render(dataclasses.replace(inputs, pictures=evidence.pictures)).decode()
+    seen = Seen(page)
+    assert seen.faults == [] and page.count('class="chart flow"') == 6
+    assert f"what {inputs.champion['champion']} read off the picture" in seen.text
+    assert "No flow of the champion" in without and 0 < len(page) - len(without) < 1_000_000
+
+
+def test_wrong_answers_questions_without_evidence_and_answers_without_a_flow_are_not_drawn():
+    def flow(example, **changes):
+        return ROW | {"example_id": example, "image_sha256": f"picture of {example}"} | changes
+
+    # only e1 has all: right, with evidence, a flow, of policy p
+    flows = [
+        *(flow("e1"), flow("wrong"), flow("no_boxes"), flow("no_flow", unscorable_reason="no_thought")),
+        flow("other", policy="q"),
+    ]
+    correct = {"e1": True, "wrong": False, "no_boxes": True, "no_flow": True, "other": True}
+    said = pa.table(
+        {
+            "policy": ["q" if e == "other" else "p" for e in correct],
+            "example_id": list(correct),
+            "correct": list(correct.values()),
+        }
+    )
+    asked = pa.table({"example_id": list(correct), "n_boxes": [0 if e == "no_boxes" else 2 for e in correct]})
+    table = pa.Table.from_pylist(flows, schema=TABLES["token_flows"])
+    assert [row["example_id"] for row in chosen(table, said, asked, "p", 1)] == ["e1"]
