@@ -59,7 +59,7 @@ def evaluated(
     profile: dg.ResourceParam[Profile],
     launch: dg.ResourceParam[Launch],
 ) -> Iterator[dg.MaterializeResult]:
-    """Read handles, run the stage `evaluate` for the partition's policy, offer answers and maps; the flows lie beside the maps."""
+    """Read handles, run the stage `evaluate` for the partition's policy, offer answers and maps; flows lie beside."""
     name, settings = context.partition_key, profile.stages["evaluate"]
     policy, rows = current_policy(ledger, name), rows_behind(ledger, splits)
     work = Work(

@@ -39,8 +39,11 @@ class Word:
 
 @dataclass(frozen=True)
 class Flow:
-    """What a figure shows, in logits. thought_maps: [thought words, grid_h, grid_w]; used: [answer words, thought words];
-    answer_maps: [answer words, grid_h, grid_w]."""
+    """What a figure shows, in logits.
+
+    thought_maps: [thought words, grid_h, grid_w]. used: [answer words, thought words].
+    answer_maps: [answer words, grid_h, grid_w].
+    """
 
     thoughts: tuple[Word, ...]
     answers: tuple[Word, ...]
@@ -84,7 +87,7 @@ def words_of(tokens: Sequence[str]) -> list[Word]:
             starts.append(i)
     if len(starts) > 1 and not "".join(tokens[starts[-1] :]).strip():
         starts.pop()  # white space at the very end has no word after it
-    stops = [*starts[1:], len(tokens)]
+    stops = [*starts[1:], len(tokens)] if starts else []
     return [Word("".join(tokens[a:b]).strip(), range(a, b)) for a, b in zip(starts, stops, strict=True)]
 
 
@@ -231,8 +234,11 @@ class _Scene:
             )
         for a, b, c, d in self.boxes:
             for css in ("box-out", "box-in"):
-                shape = '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
-                parts.append(Markup(shape).format(css, a, b, c - a, d - b))
+                parts.append(
+                    Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
+                        css, a, b, c - a, d - b
+                    )
+                )
         return Markup(
             '<svg x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" viewBox="0 0 {} {}">{}</svg>'
         ).format(x, y, *wh, width, height, Markup("").join(parts))

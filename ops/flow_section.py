@@ -17,11 +17,11 @@ _LONG_SIDE_PX = 320
 
 def pictures_needed(policy: str, seed: int, tables: Mapping[str, pa.Table]) -> list[str]:
     """image_sha256 of the pictures that the section shows."""
-    named = (tables[name] for name in ("token_flows", "predictions", "examples"))
-    return [row["image_sha256"] for row in flow_figure.chosen(*named, policy, seed)]
+    flows, said, examples = tables["token_flows"], tables["predictions"], tables["examples"]
+    return [row["image_sha256"] for row in flow_figure.chosen(flows, said, examples, policy, seed)]
 
 
-def flows(
+def figures(
     policy: str,
     seed: int,
     token_flows: pa.Table,

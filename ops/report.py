@@ -106,7 +106,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         "smooth": _SMOOTH,
         "gallery": _gallery(inputs),
         "gallery_rule": gallery.RULE,
-        "flows": flow_section.flows(
+        "flows": flow_section.figures(
             inputs.champion["champion"],
             inputs.seed,
             inputs.token_flows,

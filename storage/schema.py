@@ -6,6 +6,10 @@ description and a higher SCHEMA_VERSION, and in the verb that fills it.
 
 import pyarrow as pa
 
+from storage.columns import column as _column
+from storage.columns import maybe as _maybe
+from storage.flow_columns import FLOW_COLUMNS
+
 SCHEMA_VERSION = 3
 
 QUARANTINE_STAGES = ("read", "picture", "box", "question", "split")
@@ -67,22 +71,12 @@ ALLOWED_VALUES: dict[tuple[str, str], tuple[str, ...]] = {
 }
 
 
-def _column(name: str, kind: pa.DataType, description: str, *, nullable: bool = False) -> pa.Field:
-    return pa.field(name, kind, nullable=nullable, metadata={"description": description})
-
-
-def _maybe(name: str, kind: pa.DataType, description: str) -> pa.Field:
-    return _column(name, kind, description, nullable=True)
-
-
 _TEXT = pa.string()
 _F64 = pa.float64()
 _I32 = pa.int32()
 _I64 = pa.int64()
 _BYTES = pa.binary()
 _BOOL = pa.bool_()
-_TEXTS = pa.list_(_TEXT)
-_F32S = pa.list_(pa.float32())
 
 _POLICY_ID = _column(
     "policy_id", _TEXT, "the policy's name and the first 12 hex digits of the work that made it"
@@ -336,32 +330,7 @@ _TOKEN_FLOWS = pa.schema(
         _COMPLETION_SHA,
         _column("rows", _TEXT, "which query stands for a token: its predictor or its own state"),
         _maybe("unscorable_reason", _TEXT, "why there is no flow, from a closed list; null = there is one"),
-        _maybe("thought_tokens", _TEXTS, "the thought's tokens as text, in order; null without a flow"),
-        _maybe("answer_tokens", _TEXTS, "the answer's tokens as text, in order; null without a flow"),
-        _maybe("grid_h", _I32, "rows of the token grid"),
-        _maybe("grid_w", _I32, "columns of the token grid"),
-        _maybe("region_x1", _F64, "left edge of what the grid spans, as a share of the picture's width"),
-        _maybe("region_y1", _F64, "its top edge, as a share of the height; below 0 where it was padded"),
-        _maybe("region_x2", _F64, "its right edge, as a share of the width; below 1 where it was cropped"),
-        _maybe("region_y2", _F64, "its bottom edge, as a share of the height"),
-        _maybe(
-            "looked_at",
-            _F32S,
-            "[thought tokens x grid_h x grid_w], row-major: what each cell of the picture contributed straight to "
-            "each thought token, in logits, signed",
-        ),
-        _maybe(
-            "thoughts_used",
-            _F32S,
-            "[answer tokens x thought tokens], row-major: what each thought token contributed straight to each "
-            "answer token, in logits, signed",
-        ),
-        _maybe(
-            "reached_answer",
-            _F32S,
-            "[answer tokens x grid_h x grid_w], row-major: what each cell contributed to each answer token through "
-            "the thoughts, in logits, signed",
-        ),
+        *FLOW_COLUMNS,
     ]
 )
 

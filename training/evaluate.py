@@ -62,8 +62,8 @@ def run(config: StageConfig) -> None:
     parts = [config.work_path / PARTS / f"{index:06d}" for index in range(len(batches))]
     parts[0].parent.mkdir(exist_ok=True)
     sampled = sample_of(rows, settings.faithfulness_rows)
-    told = sorted((row.example_id for row in rows), key=lambda e: draw_order(config.seed, e))
-    followed = frozenset(told[: settings.token_flow_rows])
+    drawn = sorted((row.example_id for row in rows), key=lambda e: draw_order(config.seed, e))
+    followed = frozenset(drawn[: settings.token_flow_rows])
     n_done = next((i for i, part in enumerate(parts) if not _is_whole(part)), len(parts))
     policy = load_for(config)
     lines = JsonLines(config.work_path / METRICS, n_done)

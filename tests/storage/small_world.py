@@ -120,6 +120,10 @@ class SmallWorld:
         }
         for table, artifact in made.items():
             self.ledger.point(f"evidence/{table}", name, artifact)
+        # As training_steps beside a policy: of the same work, without a handle of its own.
+        self.ledger.put_table(
+            work, "token_flows", "token_flows", from_rows("token_flows", [self._flow(name)])
+        )
         return made
 
     def _said(self, name: str) -> list[dict]:
@@ -147,6 +151,24 @@ class SmallWorld:
                 row |= {"unscorable_reason": "no_thought"}
             rows.append(row)
         return rows
+
+    def _flow(self, name: str) -> dict:
+        map_row = self._map(name)
+        identity = ("policy_id", "policy", "example_id", "image_sha256", "completion_sha256", "rows")
+        return {column: map_row[column] for column in identity} | {
+            "flow_id": f"flow of {name}",
+            "thought_tokens": ["it", " is"],
+            "answer_tokens": ["blue"],
+            "grid_h": 1,
+            "grid_w": 3,
+            "region_x1": 0.0,
+            "region_y1": 0.0,
+            "region_x2": 1.0,
+            "region_y2": 1.0,
+            "looked_at": [0.5, -1.0, 0.25, 0.0, 2.0, 4.0],
+            "thoughts_used": [1.5, -0.5],
+            "reached_answer": [1.0, 0.0, -8.0],
+        }
 
     def _map(self, name: str) -> dict:
         return {

@@ -51,6 +51,7 @@ def test_views_hold_the_rows_of_all_current_files(root: str, world: SmallWorld):
         "completions": 0,
         "predictions": 4,
         "saliency_maps": 2,
+        "token_flows": 2,
         "evaluations": 0,
     }
     for name, n in wanted.items():
@@ -294,6 +295,17 @@ def test_pictures_on_two_sides_finds_a_re_encoding(root: str, world: SmallWorld)
     build(world.ledger)
     assert [(r["splits"], r["files"]) for r in rows(root, "pictures_on_two_sides")] == [
         (["test", "train"], ["a.png", "c.png"])
+    ]
+
+
+def test_the_arrays_of_a_flow_come_back(root: str, world: SmallWorld):
+    sql = "SELECT looked_at, thoughts_used, thought_tokens FROM token_flows WHERE policy = 'base'"
+    assert rows(root, sql) == [
+        {
+            "looked_at": [0.5, -1.0, 0.25, 0.0, 2.0, 4.0],
+            "thoughts_used": [1.5, -0.5],
+            "thought_tokens": ["it", " is"],
+        }
     ]
 
 

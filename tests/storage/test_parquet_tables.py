@@ -94,6 +94,20 @@ def test_reasons_come_from_the_closed_list():
         from_rows("quarantine", [{**small_world.refusal(), "reason": "bad luck"}])
 
 
+def test_a_list_of_numbers_holds_finite_ones_only():
+    row = {"flow_id": "f", "policy_id": "p@1", "policy": "p", "example_id": "e", "image_sha256": "s"}
+    row |= {"completion_sha256": "c", "rows": "state", "looked_at": [0.5, float("nan"), float("inf")]}
+    with pytest.raises(TableError, match="looked_at: 2 values are NaN or infinite"):
+        from_rows("token_flows", [row])
+    (back,) = from_rows(
+        "token_flows",
+        [
+            row | {"looked_at": [0.5]},
+        ],
+    ).to_pylist()
+    assert (back["looked_at"], back["thoughts_used"]) == ([0.5], None)
+
+
 def test_what_a_diverging_run_measured_is_kept():
     step = {"policy_id": "p@1", "stage": "sft", "step": 1, "loss": float("nan")}
     (back,) = read_table(encode_table("training_steps", from_rows("training_steps", [step]))).to_pylist()

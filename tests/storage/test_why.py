@@ -62,6 +62,16 @@ def test_each_map_leads_to_its_own_policy(world: SmallWorld, capsys):
     assert "saliency_r1" not in out and "cold_start" not in out
 
 
+def test_a_token_flow_is_walked_back_too(world: SmallWorld, capsys):
+    code, out, err = why(world, capsys, "flow of base")
+    assert (code, err) == (0, "")
+    assert out.startswith(
+        "token flow flow of base\n     2 thought and 1 answer tokens, 1 x 3 cells (predictor rows)"
+    )
+    assert f"policy {world.policy_id('base')}" in out
+    assert f"raw file annotations.json, row {ROW_OF_E2}" in out
+
+
 def test_it_is_a_command(world: SmallWorld):
     command = [sys.executable, "-m", "storage.lineage", "--root", world.ledger.store.root]
     done = subprocess.run([*command, "why", world.map_id("base")], capture_output=True, text=True, cwd=REPO)
@@ -75,7 +85,7 @@ def test_it_is_a_command(world: SmallWorld):
 def test_an_unknown_map_is_an_error(world: SmallWorld, capsys):
     code, out, err = why(world, capsys, "f" * 24)
     assert (code, out) == (2, "")
-    assert "is in none of the 2 archived tables" in err
+    assert "is in none of the 4 archived tables" in err  # maps and flows of two policies
 
 
 @pytest.mark.parametrize("role", ["scenes_raw", "saliency_r1", "cold_start", "splits"])

@@ -6,6 +6,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
+from ops.statistics import draw_order
 from storage.archive import map_id, region_of, unpack
 from storage.objects import sha256_bytes
 from storage.rows import rows_from_paths
@@ -21,6 +22,7 @@ from training.overlap import WHOLE, score
 from training.policy import load_policy, save_policy
 from training.progress import read_json_lines
 from training.saliency import SaliencyMap
+from training.token_flow import explain_tokens
 
 # small_run: 12 examples, the last two in val; even ones are red, odd ones blue, and the policy says "red"
 
@@ -95,6 +97,39 @@ def test_one_map_per_scorable_answer_with_the_measures_of_its_boxes(desk, finish
         )
         assert (kept["method"], kept["rows"], kept["span"]) == ("cot_rollout", "predictor", "answer")
     assert not archived
+
+
+def test_the_flow_of_the_drawn_examples_is_kept_token_by_token(desk):
+    work, predictions, _ = run(desk, "flows", token_flow_rows=3)
+    rows = read_table(work / "token_flows.parquet", name="token_flows").to_pylist()
+    drawn = sorted(predictions["example_id"].to_pylist(), key=lambda e: draw_order(5, e))[:3]
+    assert [row["example_id"] for row in rows] == sorted(drawn)
+    policy = load_policy(desk[2])
+    examples = {row.example_id: row for row in rows_from_paths(desk[1], "train")}
+    for row in rows:
+        example = examples[row["example_id"]]
+        flow = explain_tokens(policy, picture(example), example.question, SAID)
+        assert row["unscorable_reason"] == flow.reason is None
+        assert ("".join(row["thought_tokens"]), "".join(row["answer_tokens"]).strip()) == ("The cup.", "red")
+        shape = (len(row["thought_tokens"]), row["grid_h"], row["grid_w"])
+        assert shape == flow.thought_maps.shape
+        assert [row[f"region_{edge}"] for edge in ("x1", "y1", "x2", "y2")] == list(flow.region)
+        for column, wanted in (
+            ("looked_at", flow.thought_maps),
+            ("thoughts_used", flow.thoughts_used),
+            ("reached_answer", flow.answer_maps),
+        ):
+            found = np.array(row[column], np.float32).reshape(wanted.shape)
+            np.testing.assert_allclose(
+                found, wanted, atol=1e-5 * np.abs(wanted).max()
+            )  # float32, one pass each
+    assert len({row["flow_id"] for row in rows}) == 3
+
+
+def test_an_answer_without_a_flow_keeps_its_place_and_its_reason(desk):
+    work, _, _ = run(desk, "cut_flows", max_completion_length=2, token_flow_rows=2)
+    rows = read_table(work / "token_flows.parquet", name="token_flows").to_pylist()
+    assert [(row["unscorable_reason"], row["looked_at"]) for row in rows] == [("truncated", None)] * 2
 
 
 def test_the_result_sums_up_and_metrics_tell_every_batch(finished):
