@@ -1,136 +1,11 @@
-"""RefCOCO, GQA and Visual Genome on a 60 x 40 px picture: questions, evidence, and what is refused."""
-
-import pickle
+"""GQA and Visual Genome on a 60 x 40 px picture: questions, evidence, and what is refused."""
 
 import pytest
 
-from ops.normalise import NothingLeft, normalise
+from ops.normalise import NothingLeft
 from ops.sources import fingerprint
-from tests.ops.delivery import coco, encoded, new_store, pixels, refused, source, write
-
-# x, y, width, height of a cup and a plate; as corners (5, 4, 15, 12) and (40, 20, 58, 38).
-# Middles (10, 8) and (49, 29); ninths end at x 20, 40, 60 and y 13.3, 26.7, 40: top left and bottom right.
-CUP, PLATE = [5, 4, 10, 8], [40, 20, 18, 18]
-CUP_XYXY, PLATE_XYXY = (5, 4, 15, 12), (40, 20, 58, 38)
-
-
-def _tables(folder, kind, **fields):
-    return normalise(source(folder, kind, **fields), new_store(folder))
-
-
-def _said(tables):
-    """Question, answer and evidence of each example."""
-    rows = tables.boxes.to_pylist()
-    keys = ("x1_px", "y1_px", "x2_px", "y2_px")
-    return [
-        (
-            row["question"],
-            row["answer"],
-            [tuple(box[key] for key in keys) for box in rows if box["example_id"] == row["example_id"]],
-        )
-        for row in tables.examples.to_pylist()
-    ]
-
-
-def _details(tables):
-    return " | ".join(tables.quarantine["detail"].to_pylist())
-
-
-def _where(phrase):
-    return f"In which part of the picture is this: {phrase}?"
-
-
-def _refcoco(folder, refs, name="refs.json"):
-    write(folder, "train2014/shelf.png", encoded(pixels((60, 40))))
-    images = [
-        {"id": 7, "file_name": "shelf.png", "width": 60, "height": 40},
-        {"id": 8, "file_name": "no.png"},
-    ]
-    boxes = [
-        {"id": 1, "image_id": 7, "category_id": 1, "bbox": CUP},
-        {"id": 2, "image_id": 7, "category_id": 2, "bbox": PLATE},
-        {"id": 3, "image_id": 7, "category_id": 2, "bbox": [50, 30, 20, 5]},  # ends at x 70 of 60
-    ]
-    write(folder, "instances.json", coco(images, boxes))
-    write(folder, name, refs)
-    options = {"images": "train2014"}
-    return {"annotations": "instances.json", "questions": name, "options": options}
-
-
-def _ref(ann_id=1, *sentences, **fields):
-    sents = [{"sent": sentence} for sentence in sentences or ("the small cup",)]
-    return {"ref_id": 9, "image_id": 7, "ann_id": ann_id, "split": "val", "sentences": sents} | fields
-
-
-def test_a_sentence_of_refcoco_asks_for_the_place_of_its_box(tmp_path):
-    refs = [_ref(1, "the small cup", "cup {place}"), _ref(2, sentences=["plate on the right"])]
-    tables = _tables(tmp_path, "refcoco", **_refcoco(tmp_path, refs))
-    assert _said(tables) == [
-        (_where("the small cup"), "top left", [CUP_XYXY]),
-        (_where("cup {place}"), "top left", [CUP_XYXY]),
-        (_where("plate on the right"), "bottom right", [PLATE_XYXY]),
-    ]
-    assert tables.boxes["label"].to_pylist()[0] == "the small cup"
-    assert tables.examples["source_row"].to_pylist() == [0, 0, 1]
-    # The third annotation sticks out of the picture, though no ref names it.
-    assert refused(tables) == [("instances.json", 2, "box_outside_picture")]
-
-
-def test_refs_that_cannot_be_used_are_refused(tmp_path):
-    refs = [
-        _ref(),
-        _ref(99),  # no such annotation
-        _ref(3),  # sticks out
-        _ref(1, "", "the cup"),  # one empty sentence of two
-        _ref(sentences=[]),
-        _ref(image_id=6),
-        _ref(image_id=8),  # the annotation stands on another picture
-        "ref",
-        _ref(),  # again
-    ]
-    tables = _tables(tmp_path, "refcoco", **_refcoco(tmp_path, refs))
-    assert [answer for _, answer, _ in _said(tables)] == ["top left", "top left"]
-    assert refused(tables) == [
-        ("refs.json", 1, "no_boxes"),
-        ("refs.json", 2, "box_outside_picture"),
-        ("refs.json", 3, "no_question"),
-        ("refs.json", 4, "no_question"),
-        ("refs.json", 5, "unknown_image"),
-        ("refs.json", 6, "no_boxes"),
-        ("refs.json", 7, "broken_json"),
-        ("refs.json", 8, "duplicate_example"),
-        ("instances.json", 2, "box_outside_picture"),
-    ]
-
-
-class _Bomb:
-    """Leaves a file behind when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
-@pytest.mark.parametrize(("name", "protocol"), [("refs(unc).p", 0), ("refs(umd).P", 2), ("refs.json", 2)])
-def test_a_pickle_is_not_opened(name, protocol, tmp_path):
-    fields = _refcoco(tmp_path, pickle.dumps(_Bomb(tmp_path / "ran"), protocol), name)
-    with pytest.raises(NothingLeft) as caught:
-        _tables(tmp_path, "refcoco", **fields)
-    assert refused(caught.value.tables) == [(name, None, "unsupported")]
-    assert "json.dump(pickle.load(" in _details(caught.value.tables)
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("content", ["{", {"refs": []}, ""])
-def test_refs_that_are_no_list_cost_the_file(content, tmp_path):
-    with pytest.raises(NothingLeft) as caught:
-        _tables(tmp_path, "refcoco", **_refcoco(tmp_path, content))
-    assert refused(caught.value.tables) == [("refs.json", None, "broken_json")]
-    with pytest.raises(NothingLeft, match="wanted the file of refs under 'questions'"):
-        _tables(tmp_path, "refcoco", annotations="instances.json")
-
+from tests.ops.cup_and_plate import CUP, CUP_XYXY, PLATE, PLATE_XYXY, details, said, tables_of, where
+from tests.ops.delivery import encoded, new_store, pixels, refused, source, write
 
 GQA = {"annotations": "questions.json", "options": {"scene_graphs": "graphs.json"}}
 
@@ -163,9 +38,9 @@ def test_the_evidence_of_gqa_is_what_the_annotations_name(tmp_path):
         "0713": _asked(full={"1": "101"}) | {"question": "What is it?"},
     }
     _gqa(tmp_path, questions)
-    tables = _tables(tmp_path, "gqa", **GQA)
+    tables = tables_of(tmp_path, "gqa", **GQA)
     # Of the first: the plate by the question's word, the cup by the answer's; both again by the full answer's.
-    assert _said(tables) == [
+    assert said(tables) == [
         ("What is left of the plate?", "cup", [PLATE_XYXY, CUP_XYXY]),
         ("What is it?", "cup", [CUP_XYXY]),
     ]
@@ -193,8 +68,8 @@ def test_questions_of_gqa_without_usable_evidence_are_refused(tmp_path):
         "12": _asked(cup),  # as the first
     }
     _gqa(tmp_path, questions, **{"103": _thing("fork", [1, 1, 0, 5]), "104": {"y": 1}, "105": []})
-    tables = _tables(tmp_path, "gqa", **GQA)
-    assert len(_said(tables)) == 1
+    tables = tables_of(tmp_path, "gqa", **GQA)
+    assert len(said(tables)) == 1
     reasons = [
         "no_boxes",
         "no_boxes",
@@ -218,7 +93,7 @@ def test_a_scene_graph_that_is_none_costs_its_questions(tmp_path):
     write(tmp_path, "graphs.json", graphs)
     names = ["24", "25", "26", "../../out"]
     write(tmp_path, "questions.json", {n: _asked({"0": "101"}) | {"imageId": n} for n in names})
-    tables = _tables(tmp_path, "gqa", **GQA)
+    tables = tables_of(tmp_path, "gqa", **GQA)
     assert refused(tables) == [
         ("questions.json", 1, "unknown_image"),
         ("questions.json", 2, "unknown_image"),
@@ -231,10 +106,10 @@ def test_a_scene_graph_that_is_none_costs_its_questions(tmp_path):
 def test_gqa_without_its_scene_graphs_is_refused_in_one_row(tmp_path):
     _gqa(tmp_path, {"1": _asked({"0": "101"})})
     with pytest.raises(NothingLeft, match="wanted the option scene_graphs"):
-        _tables(tmp_path, "gqa", annotations="questions.json")
+        tables_of(tmp_path, "gqa", annotations="questions.json")
     write(tmp_path, "graphs.json", "[]")
     with pytest.raises(NothingLeft) as caught:
-        _tables(tmp_path, "gqa", **GQA)
+        tables_of(tmp_path, "gqa", **GQA)
     assert refused(caught.value.tables) == [("graphs.json", None, "broken_json")]
 
 
@@ -242,7 +117,7 @@ def test_the_pictures_of_gqa_lie_in_the_folder_that_is_named(tmp_path):
     _gqa(tmp_path, {"1": _asked({"0": "101"})})
     write(tmp_path, "24.jpg", encoded(pixels((60, 40))))
     here = {**GQA, "options": {"scene_graphs": "graphs.json", "images": "."}}
-    assert _tables(tmp_path, "gqa", **here).images["file_name"].to_pylist() == ["24.jpg"]
+    assert tables_of(tmp_path, "gqa", **here).images["file_name"].to_pylist() == ["24.jpg"]
 
 
 def test_further_files_are_part_of_what_was_delivered(tmp_path):
@@ -263,7 +138,7 @@ def _genome(folder, name, entries, **options):
     ]
     write(folder, "image_data.json", images)
     write(folder, name, entries)
-    return _tables(
+    return tables_of(
         folder, "visual_genome", annotations=name, options={"image_data": "image_data.json", **options}
     )
 
@@ -295,9 +170,9 @@ REGIONS = [
 
 def test_a_region_asks_for_the_place_of_its_phrase(tmp_path):
     tables = _genome(tmp_path, "regions.json", REGIONS)
-    assert _said(tables) == [
-        (_where("a small cup"), "top left", [CUP_XYXY]),
-        (_where("a plate"), "bottom right", [PLATE_XYXY]),
+    assert said(tables) == [
+        (where("a small cup"), "top left", [CUP_XYXY]),
+        (where("a plate"), "bottom right", [PLATE_XYXY]),
     ]
     assert tables.images["file_name"].to_pylist() == ["VG_100K_2/24.jpg"]
     reasons = [
@@ -318,7 +193,7 @@ def test_objects_are_detections_with_templates(tmp_path):
     things = [_object(1, ["cup", "mug"], CUP), _object(2, ["plate"], PLATE), _object(3, [], CUP), "x"]
     entries = [{"image_id": 24, "objects": things}, {"image_id": 24, "objects": things}, {"image_id": 25}]
     tables = _genome(tmp_path, "objects.json", entries, part="objects", templates=["where", "count"])
-    assert [(answer, boxes) for _, answer, boxes in _said(tables)] == [
+    assert [(answer, boxes) for _, answer, boxes in said(tables)] == [
         ("top left", [CUP_XYXY]),
         ("1", [CUP_XYXY]),
         ("bottom right", [PLATE_XYXY]),
@@ -345,7 +220,7 @@ def test_questions_have_the_region_that_the_mapping_gives(tmp_path):
     qas = [_qa(10), _qa(11), _qa(12), _qa(13), _qa(14, ""), _qa(15), {"question": "?"}]
     files = {"regions": "regions.json", "qa_to_region": "map.json"}
     tables = _genome(tmp_path, "qas.json", [{"id": 24, "qas": qas}], part="qas", **files)
-    assert _said(tables) == [("What is 10?", "cup", [CUP_XYXY])]
+    assert said(tables) == [("What is 10?", "cup", [CUP_XYXY])]
     assert tables.boxes["label"].to_pylist() == ["a small cup"]
     reasons = ["no_boxes", "zero_area_box", "no_boxes", "no_answer", "missing_field", "missing_field"]
     of_regions = [(0, "missing_field"), (0, "broken_json"), (1, "unknown_image"), (2, "missing_field")]
@@ -372,9 +247,9 @@ def test_a_region_of_another_picture_is_no_evidence(tmp_path):
     )
     files = {"regions": "regions.json", "qa_to_region": "map.json", "image_data": "pictures.json"}
     tables = _genome(tmp_path, "qas.json", [{"id": 24, "qas": [_qa(10), _qa(11)]}], part="qas", **files)
-    assert _said(tables) == [("What is 11?", "cup", [PLATE_XYXY])]
+    assert said(tables) == [("What is 11?", "cup", [PLATE_XYXY])]
     assert refused(tables) == [("qas.json", 0, "no_boxes")]
-    assert "the region 1, which is no usable one on this picture" in _details(tables)
+    assert "the region 1, which is no usable one on this picture" in details(tables)
 
 
 @pytest.mark.parametrize("given", [{"regions": "regions.json"}, {"qa_to_region": "map.json"}])
@@ -382,7 +257,7 @@ def test_questions_without_a_mapping_are_refused_in_one_row(given, tmp_path):
     with pytest.raises(NothingLeft) as caught:
         _genome(tmp_path, "qas.json", [{"id": 24, "qas": [_qa(10), _qa(11)]}], part="qas", **given)
     assert refused(caught.value.tables) == [("qas.json", None, "no_boxes"), *IMAGE_REFUSALS]
-    assert "wanted the options regions and qa_to_region" in _details(caught.value.tables)
+    assert "wanted the options regions and qa_to_region" in details(caught.value.tables)
 
 
 def test_a_picture_lies_in_the_folder_that_is_named_and_in_no_other(tmp_path):
@@ -392,7 +267,7 @@ def test_a_picture_lies_in_the_folder_that_is_named_and_in_no_other(tmp_path):
     entries = [{"id": n, "regions": [_region(1, "a cup", CUP)]} for n in range(3)]
     write(tmp_path, "regions.json", entries)
     options = {"image_data": "pictures.json", "images": "all"}
-    tables = _tables(tmp_path, "visual_genome", annotations="regions.json", options=options)
+    tables = tables_of(tmp_path, "visual_genome", annotations="regions.json", options=options)
     assert tables.images["file_name"].to_pylist() == ["all/VG_100K/1.jpg"]
     assert refused(tables) == [
         ("regions.json", 1, "missing_file"),
