@@ -5,7 +5,7 @@ Who wrote the answer and why there may be no flow is in `schema`, with the table
 
 import pyarrow as pa
 
-from storage.columns import maybe
+from storage.columns import maybe, region
 
 TEXTS = pa.list_(pa.string())
 FLOATS = pa.list_(pa.float32())
@@ -15,10 +15,7 @@ FLOW_COLUMNS: tuple[pa.Field, ...] = (
     maybe("answer_tokens", TEXTS, "the answer's tokens as text, in order; null without a flow"),
     maybe("grid_h", pa.int32(), "rows of the token grid"),
     maybe("grid_w", pa.int32(), "columns of the token grid"),
-    maybe("region_x1", pa.float64(), "left edge of what the grid spans, as a share of the picture's width"),
-    maybe("region_y1", pa.float64(), "its top edge, as a share of the height; below 0 where it was padded"),
-    maybe("region_x2", pa.float64(), "its right edge, as a share of the width; below 1 where it was cropped"),
-    maybe("region_y2", pa.float64(), "its bottom edge, as a share of the height"),
+    *region(maybe),
     maybe(
         "looked_at",
         FLOATS,

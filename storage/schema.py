@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from storage.columns import column as _column
 from storage.columns import maybe as _maybe
+from storage.columns import region
 from storage.flow_columns import FLOW_COLUMNS
 
 SCHEMA_VERSION = 3
@@ -306,10 +307,7 @@ _SALIENCY_MAPS = pa.schema(
         _column("grid_w", _I32, "columns of the token grid"),
         _column("image_w_px", _I32, "width of the upright picture in pixels"),
         _column("image_h_px", _I32, "height of the upright picture in pixels"),
-        _column("region_x1", _F64, "left edge of what the grid spans, as a share of the picture's width"),
-        _column("region_y1", _F64, "its top edge, as a share of the height; below 0 where it was padded"),
-        _column("region_x2", _F64, "its right edge, as a share of the width; below 1 where it was cropped"),
-        _column("region_y2", _F64, "its bottom edge, as a share of the height"),
+        *region(_column),
         _column("values", _BYTES, "grid_h x grid_w float16, little-endian, row-major"),
         _MASS,
         _CHANCE,
@@ -339,11 +337,7 @@ _EVALUATIONS = pa.schema(
         _POLICY_ID,
         _POLICY,
         _column("metric", _TEXT, "what was measured, such as accuracy, lift or mass"),
-        _column(
-            "subset",
-            _TEXT,
-            "on which examples: all, kind=colour, source=scenes, prior_conflict=conflict, ...",
-        ),
+        _column("subset", _TEXT, "which examples: all, kind=colour, source=scenes, prior_conflict=conflict"),
         _column("value", _F64, "the measured value, or the paired difference policy - versus"),
         _maybe("ci_low", _F64, "lower end of the 95 % interval; null where too few pictures give none"),
         _maybe("ci_high", _F64, "upper end of the 95 % interval; null where too few pictures give none"),

@@ -381,21 +381,3 @@ def test_the_decision_is_whole() -> None:
     assert checks_evidence.decided(whole, ("base", "accuracy")).passed
     bad = checks_evidence.decided(json.loads(json.dumps(whole | {"champion": "x", "why": ""})), ("base",))
     assert said(bad) == "why is missing; champion 'x' is none of base"
-
-
-def test_the_policy_has_safe_weights_and_takes_every_picture(tmp_path: Path) -> None:
-    ledger = Ledger(Store(str(tmp_path / "root")))
-    folder = tmp_path / "policy"
-    folder.mkdir()
-
-    def check(name: str, n_rows: int, tokens: int) -> dg.AssetCheckResult:
-        summary = {"n_rows_looked_at": n_rows, "image_tokens_max": tokens}
-        stored = ledger.put_folder(Work(name, "base"), "policy", "policy", folder, summary)
-        return checks.loads_and_fits(ledger, stored, 64)
-
-    (folder / "pytorch_model.bin").write_bytes(b"x")
-    assert "no safetensors file" in said(check("pickled", 3, 64))
-    (folder / "model.safetensors").write_bytes(b"x")
-    assert check("safe", 3, 64).passed
-    assert said(check("unseen", 0, 0)) == "it was held against no picture"
-    assert said(check("large", 3, 65)) == "a picture becomes 65 image tokens, 64 are allowed"
