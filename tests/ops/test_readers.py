@@ -1,81 +1,155 @@
-"""Rosetta: the same boxes on one 7 x 5 px picture in every format that is read give the same table."""
+"""Rosetta: one set of boxes on two pictures, in every format that is read, gives one and the same table."""
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from ops.boxes import Box
+from ops.boxes import CONVENTIONS, Box
 from ops.normalise import normalise
-from ops.questions import ask, place_of
-from storage.objects import Store
-from tests.ops.delivery import coco, encoded, json_lines, pixels, question, source, write
+from ops.questions import TEMPLATES, ask, place_of
+from ops.readers.formats import FORMATS
+from ops.readers.visual_genome import PARTS
+from storage.objects import Store, sha256_bytes
+from tests.ops.delivery import (
+    coco,
+    conserved,
+    encoded,
+    json_lines,
+    new_store,
+    pixels,
+    question,
+    source,
+    write,
+)
+from tests.ops.rosetta_set import Picture, put_pictures
+from tests.ops.rosetta_writers import (
+    DETECTIONS,
+    QUESTIONS,
+    UNNAMED,
+    WHOLE_DETECTIONS,
+    WHOLE_QUESTIONS,
+)
 
-# Canonical: two boxes on a 7 x 5 px picture, one with a broken edge in both directions.
-CANONICAL = [(1.75, 1.0, 5.25, 3.0), (0.0, 2.5, 7.0, 5.0)]
-COLUMNS = ("x1_px", "y1_px", "x2_px", "y2_px")
-# By hand: 1.75/7 = 0.25, 1/5 = 0.2, 5.25/7 = 0.75, 3/5 = 0.6; 0, 2.5/5 = 0.5, 1, 1.
-NORMALISED = ["[0.25, 0.2, 0.75, 0.6]", "[0.0, 0.5, 1.0, 1.0]"]
-# By hand: widths 3.5 and 7, heights 2 and 2.5.
-XYWH = [[1.75, 1, 3.5, 2], [0, 2.5, 7, 2.5]]
-# 3.5 * 2 of 35 square pixels, 7 * 2.5 of 35.
-AREA_FRAC = [0.2, 0.5]
+# Two cups that overlap, a plate in the lower right corner; a fork at the left edge, a plate in the lower right corner.
+WHOLE = [
+    Picture(24, (60, 40), [("cup", 3, 2, 18, 12), ("cup", 15, 8, 40, 26), ("plate", 44, 32, 60, 40)]),
+    Picture(25, (45, 70), [("fork", 0, 5, 10, 64), ("plate", 14, 40, 45, 70), ("cup", 20, 3, 33, 21)]),
+]
+BROKEN = [
+    Picture(
+        24,
+        (60, 40),
+        [("cup", 3.25, 2.5, 18.75, 12.125), ("cup", 15.5, 8.25, 40.4, 26.6), ("plate", 44.7, 32.3, 60, 40)],
+    ),
+    Picture(
+        25,
+        (45, 70),
+        [("fork", 0, 5.2, 10.8, 64.6), ("plate", 14.1, 40.3, 45, 70), ("cup", 20.35, 3.15, 33.9, 21.45)],
+    ),
+]
+# Picture, template, label, answer, what is accepted too. The middles, in thirds of the sides (BROKEN: the same thirds):
+# plate 52, 36 of 60, 40: 2.6, 2.7; fork 5, 34.5 of 45, 70: 0.3, 1.5; plate 29.5, 55: 1.97, 2.4; cup 26.5, 12: 1.8, 0.5.
+ASKED = [
+    ("images/24.jpg", "count", "cup", "2", []),
+    ("images/24.jpg", "count", "plate", "1", []),
+    ("images/24.jpg", "where", "plate", "bottom right", []),
+    ("images/25.jpg", "count", "fork", "1", []),
+    ("images/25.jpg", "where", "fork", "middle left", []),
+    ("images/25.jpg", "count", "plate", "1", []),
+    ("images/25.jpg", "where", "plate", "bottom centre", ["bottom center"]),
+    ("images/25.jpg", "count", "cup", "1", []),
+    ("images/25.jpg", "where", "cup", "top centre", ["top center"]),
+]
+# Square pixels of the evidence. The cups: 15 * 10 + 25 * 18 less the 3 * 4 that they share is 588; 15.5 * 9.625 +
+# 24.9 * 18.35 - 3.25 * 3.875 = 149.1875 + 456.915 - 12.59375 = 593.50875. The others are width times height.
+WHOLE_AREAS = [588, 128, 128, 590, 590, 930, 930, 234, 234]
+BROKEN_AREAS = [593.50875, 117.81, 117.81, 641.52, 641.52, 917.73, 917.73, 247.965, 247.965]
+SETS = {"whole": (WHOLE, WHOLE_AREAS), "broken": (BROKEN, BROKEN_AREAS)}
+SIDES = ("x1_px", "y1_px", "x2_px", "y2_px")
 
 
-def _coco(folder):
-    images = [{"id": 1, "file_name": "cup.png", "width": 7, "height": 5}]
-    # Of two categories, so that each detection is asked about on its own.
-    boxes = [{"id": n, "image_id": 1, "category_id": n, "bbox": box} for n, box in enumerate(XYWH, start=1)]
-    write(folder, "annotations.json", coco(images, boxes))
-    return source(folder)
+def _cases(of_both, of_whole):
+    return [(name, edges) for name in of_both for edges in SETS] + [(name, "whole") for name in of_whole]
 
 
-def _coco_questions(folder):
-    _coco(folder)
-    write(folder, "questions.jsonl", json_lines([question(1, [1]), question(1, [2])]))
-    return source(folder, questions="questions.jsonl")
-
-
-def _rows():
-    return [
-        {"image": "cup.png", "problem": "What is it?", "solution": "cup", "bbox": bbox, "dataset": "gqa"}
-        for bbox in NORMALISED
-    ]
-
-
-def _visual_cot_lines(folder):
-    write(folder, "rows.jsonl", json_lines(_rows()))
-    return source(folder, "visual_cot", annotations="rows.jsonl")
-
-
-def _visual_cot_list(folder):
-    write(folder, "rows.json", _rows())
-    return source(folder, "visual_cot", annotations="rows.json")
-
-
-def _visual_cot_parquet(folder):
-    picture = {"bytes": (folder / "cup.png").read_bytes(), "path": "cup.png"}
-    pq.write_table(
-        pa.Table.from_pylist([row | {"image": picture} for row in _rows()]), folder / "rows.parquet"
-    )
-    return source(folder, "visual_cot", annotations="rows.parquet")
-
-
-FORMATS = [_coco, _coco_questions, _visual_cot_lines, _visual_cot_list, _visual_cot_parquet]
-
-
-@pytest.mark.parametrize("deliver", FORMATS)
-def test_every_format_gives_the_same_boxes(deliver, tmp_path):
-    write(tmp_path, "cup.png", encoded(pixels((7, 5))))
-    tables = normalise(deliver(tmp_path), Store(str(tmp_path / "root")))
-    seen = [tuple(row[name] for name in COLUMNS) for row in tables.boxes.to_pylist()]
-    # Detections are asked how many and where: each box twice.
-    assert list(dict.fromkeys(seen)) == CANONICAL
-    assert list(dict.fromkeys(tables.examples["evidence_area_frac"].to_pylist())) == AREA_FRAC
-    (picture,) = tables.images.to_pylist()
-    assert (picture["width_px"], picture["height_px"]) == (7, 5)
-    assert picture["bytes"] == (tmp_path / "cup.png").read_bytes()
-    assert picture["file_name"] == "cup.png"
+def _tables(folder, write_set, pictures):
+    put_pictures(folder / "shelf", pictures)
+    tables = normalise(write_set(folder / "shelf", pictures), new_store(folder))
+    conserved(tables)
     assert tables.quarantine.num_rows == 0
+    _are_the_pictures(tables.images.to_pylist(), pictures)
+    return tables
+
+
+def _are_the_pictures(rows, pictures):
+    assert [row["file_name"] for row in rows] == [f"images/{picture.file}" for picture in pictures]
+    assert [(row["width_px"], row["height_px"]) for row in rows] == [picture.size_wh for picture in pictures]
+    for row, picture in zip(rows, pictures, strict=True):
+        assert (row["bytes"], row["n_bytes"]) == (picture.data, len(picture.data))
+        assert (row["image_sha256"], row["format"]) == (sha256_bytes(picture.data), "JPEG")
+
+
+def _boxes_of(tables, example_id):
+    """Label and edges of the evidence of one example, in its order."""
+    rows = [row for row in tables.boxes.to_pylist() if row["example_id"] == example_id]
+    assert [row["box_index"] for row in rows] == list(range(len(rows)))
+    return [(row["label"], *(row[side] for side in SIDES)) for row in rows]
+
+
+def _are_the_same(boxes, things):
+    """The same labels, and the same edges to a millionth of a pixel."""
+    assert [box[0] for box in boxes] == [thing[0] for thing in things]
+    for box, thing in zip(boxes, things, strict=True):
+        assert box[1:] == pytest.approx(thing[1:], abs=1e-6, rel=0)
+
+
+def are_the_examples(tables, pictures, areas):
+    """Every example, in order, with its evidence: nothing but the places in the files may differ between formats."""
+    names = {row["image_sha256"]: row["file_name"] for row in tables.images.to_pylist()}
+    by_name = {f"images/{picture.file}": picture for picture in pictures}
+    for row, asked, area in zip(tables.examples.to_pylist(), ASKED, areas, strict=True):
+        name, kind, label, answer, accepted = asked
+        things = [thing for thing in by_name[name].things if thing[0] == label]
+        words = TEMPLATES[kind]["question"].replace("{label}", label)
+        assert (names[row["image_sha256"]], row["question"], row["answer"]) == (name, words, answer)
+        assert (row["accepted_answers"], row["question_kind"]) == (accepted, kind)
+        assert row["answer_type"] == ("number" if kind == "count" else "word")
+        assert (row["slice"], row["condition"], row["n_boxes"]) == (None, None, len(things))
+        width, height = by_name[name].size_wh
+        assert row["evidence_area_frac"] == pytest.approx(area / (width * height), abs=1e-9)
+        _are_the_same(_boxes_of(tables, row["example_id"]), things)
+
+
+@pytest.mark.parametrize(("name", "edges"), _cases(DETECTIONS, WHOLE_DETECTIONS))
+def test_every_format_of_boxes_gives_the_same_tables(name, edges, tmp_path):
+    pictures, areas = SETS[edges]
+    are_the_examples(_tables(tmp_path, (DETECTIONS | WHOLE_DETECTIONS)[name], pictures), pictures, areas)
+
+
+@pytest.mark.parametrize(("name", "edges"), _cases(QUESTIONS, WHOLE_QUESTIONS))
+def test_every_format_of_questions_gives_the_same_boxes(name, edges, tmp_path):
+    pictures, _ = SETS[edges]
+    tables = _tables(tmp_path, (QUESTIONS | WHOLE_QUESTIONS)[name], pictures)
+    shas = {row["file_name"]: row["image_sha256"] for row in tables.images.to_pylist()}
+    for picture in pictures:
+        rows = tables.examples.to_pylist()
+        of_picture = [row for row in rows if row["image_sha256"] == shas[f"images/{picture.file}"]]
+        seen = [box for row in of_picture for box in _boxes_of(tables, row["example_id"])]
+        unnamed = name.startswith(UNNAMED)
+        _are_the_same(seen, [(None if unnamed else label, *sides) for label, *sides in picture.things])
+
+
+def test_no_format_is_left_out(tmp_path):
+    sources = []
+    for name, written in (DETECTIONS | WHOLE_DETECTIONS | QUESTIONS | WHOLE_QUESTIONS).items():
+        folder = tmp_path / name
+        folder.mkdir()
+        sources.append(written(folder, WHOLE))
+    assert {each.format for each in sources} == set(FORMATS)
+    assert {each.options["box_convention"] for each in sources if each.format == "table"} == set(CONVENTIONS)
+    parts = {each.options["part"] for each in sources if each.format == "visual_genome"}
+    assert parts == set(PARTS)
+    asked = {each.format for each in sources if each.questions is not None}
+    # flickr30k: its questions lie beside its annotations, and its option questions names another folder of them.
+    assert asked | {"flickr30k"} == {name for name, known in FORMATS.items() if known.takes_questions}
 
 
 def test_detections_are_asked_how_many_and_where(tmp_path):
@@ -154,7 +228,8 @@ def test_the_fields_of_a_question_arrive(tmp_path):
 )
 def test_the_kind_of_an_answer_is_guessed_where_it_is_not_said(answer, kind, tmp_path):
     write(tmp_path, "cup.png", encoded(pixels((7, 5))))
-    write(tmp_path, "rows.json", [_rows()[0] | {"solution": answer}])
+    row = {"image": "cup.png", "problem": "What is it?", "solution": answer, "bbox": "[0.25, 0.2, 0.75, 0.6]"}
+    write(tmp_path, "rows.json", [row])
     shelf = source(tmp_path, "visual_cot", annotations="rows.json")
     (example,) = normalise(shelf, Store(str(tmp_path / "root"))).examples.to_pylist()
     assert (example["answer_type"], example["answer"]) == (kind, str(answer))
