@@ -60,6 +60,31 @@ def coco(images: list[Any], annotations: list[Any]) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
+def runs_of(mask: np.ndarray) -> list[int]:
+    """Runs of a mask [height, width] down its columns, found pixel by pixel."""
+    counts, current = [0], False
+    for pixel in mask.T.ravel().tolist():
+        if pixel != current:
+            counts.append(0)
+            current = pixel
+        counts[-1] += 1
+    return counts
+
+
+def packed_runs(counts: list[int]) -> str:
+    """COCO's packing, written from its description, one count after the other."""
+    text = ""
+    for place, count in enumerate(counts):
+        value = count - counts[place - 2] if place > 2 else count
+        while True:
+            bits, value = value & 31, value >> 5
+            more = value != (-1 if bits & 16 else 0)
+            text += chr(48 + bits + (32 if more else 0))
+            if not more:
+                break
+    return text
+
+
 def question(image_id: object = 1, annotation_ids: object = (1,), **fields: Any) -> dict[str, Any]:
     """A good row of a questions file unless told otherwise."""
     row = {"image_id": image_id, "question": "What is it?", "answer": "cup", "annotation_ids": annotation_ids}

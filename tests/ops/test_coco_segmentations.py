@@ -6,7 +6,19 @@ import pytest
 from ops.normalise import normalise
 from ops.readers.coco_masks import extent_xywh
 from ops.readers.rows import FieldError
-from tests.ops.delivery import coco, encoded, json_lines, new_store, pixels, question, refused, source, write
+from tests.ops.delivery import (
+    coco,
+    encoded,
+    json_lines,
+    new_store,
+    packed_runs,
+    pixels,
+    question,
+    refused,
+    runs_of,
+    source,
+    write,
+)
 
 SIZE = [40, 60]  # height, width
 # Columns 10, 11, 12 and rows 5 to 8: the first 1 is pixel 10 * 40 + 5 = 405, then 4 of 1 and 36 of 0 in turn;
@@ -41,37 +53,12 @@ def test_the_extent_of_a_segmentation(segmentation, wanted):
     assert extent_xywh(segmentation) == wanted
 
 
-def _packed(counts):
-    """COCO's packing, written from its description, one count after the other."""
-    text = ""
-    for place, count in enumerate(counts):
-        value = count - counts[place - 2] if place > 2 else count
-        while True:
-            bits, value = value & 31, value >> 5
-            more = value != (-1 if bits & 16 else 0)
-            text += chr(48 + bits + (32 if more else 0))
-            if not more:
-                break
-    return text
-
-
 def _random_mask(rng):
     height, width = int(rng.integers(2, 41)), int(rng.integers(2, 61))
     mask = np.zeros((height, width), bool)
     x, y = int(rng.integers(0, width)), int(rng.integers(0, height))
     mask[y : y + int(rng.integers(1, height + 1)), x : x + int(rng.integers(1, width))] = True
     return mask & (rng.random((height, width)) < rng.choice([0.2, 0.9, 1.0]))
-
-
-def _counted(mask):
-    """Runs of a mask [height, width] down its columns, found pixel by pixel."""
-    counts, current = [0], False
-    for pixel in mask.T.ravel().tolist():
-        if pixel != current:
-            counts.append(0)
-            current = pixel
-        counts[-1] += 1
-    return counts
 
 
 def _extent(mask):
@@ -85,8 +72,8 @@ def test_random_masks_have_the_extent_of_their_pixels():
     masks = [mask for mask in (_random_mask(rng) for _ in range(200)) if mask.any()]
     assert len(masks) > 100
     for mask in masks:
-        counts = _counted(mask)
-        for written in (counts, _packed(counts)):
+        counts = runs_of(mask)
+        for written in (counts, packed_runs(counts)):
             assert extent_xywh({"size": list(mask.shape), "counts": written}) == _extent(mask)
 
 
@@ -99,7 +86,7 @@ def test_pycocotools_agrees():
         if mask.any():
             code = masks.encode(np.asfortranarray(mask.astype(np.uint8)))
             text = code["counts"].decode()
-            assert text == _packed(_counted(mask))
+            assert text == packed_runs(runs_of(mask))
             seen = extent_xywh({"size": list(mask.shape), "counts": text})
             assert seen == masks.toBbox(code).tolist() == _extent(mask)
 

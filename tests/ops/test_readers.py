@@ -1,81 +1,84 @@
-"""Rosetta: the same boxes on one 7 x 5 px picture in every format that is read give the same table."""
+"""Rosetta: one set of boxes on two pictures, in every format that is read, gives one and the same table."""
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from ops.boxes import Box
+from ops.boxes import CONVENTIONS, Box
 from ops.normalise import normalise
 from ops.questions import ask, place_of
+from ops.readers.formats import FORMATS
+from ops.readers.visual_genome import PARTS
 from storage.objects import Store
-from tests.ops.delivery import coco, encoded, json_lines, pixels, question, source, write
-
-# Canonical: two boxes on a 7 x 5 px picture, one with a broken edge in both directions.
-CANONICAL = [(1.75, 1.0, 5.25, 3.0), (0.0, 2.5, 7.0, 5.0)]
-COLUMNS = ("x1_px", "y1_px", "x2_px", "y2_px")
-# By hand: 1.75/7 = 0.25, 1/5 = 0.2, 5.25/7 = 0.75, 3/5 = 0.6; 0, 2.5/5 = 0.5, 1, 1.
-NORMALISED = ["[0.25, 0.2, 0.75, 0.6]", "[0.0, 0.5, 1.0, 1.0]"]
-# By hand: widths 3.5 and 7, heights 2 and 2.5.
-XYWH = [[1.75, 1, 3.5, 2], [0, 2.5, 7, 2.5]]
-# 3.5 * 2 of 35 square pixels, 7 * 2.5 of 35.
-AREA_FRAC = [0.2, 0.5]
-
-
-def _coco(folder):
-    images = [{"id": 1, "file_name": "cup.png", "width": 7, "height": 5}]
-    # Of two categories, so that each detection is asked about on its own.
-    boxes = [{"id": n, "image_id": 1, "category_id": n, "bbox": box} for n, box in enumerate(XYWH, start=1)]
-    write(folder, "annotations.json", coco(images, boxes))
-    return source(folder)
-
-
-def _coco_questions(folder):
-    _coco(folder)
-    write(folder, "questions.jsonl", json_lines([question(1, [1]), question(1, [2])]))
-    return source(folder, questions="questions.jsonl")
-
-
-def _rows():
-    return [
-        {"image": "cup.png", "problem": "What is it?", "solution": "cup", "bbox": bbox, "dataset": "gqa"}
-        for bbox in NORMALISED
-    ]
+from tests.ops.delivery import (
+    coco,
+    encoded,
+    json_lines,
+    new_store,
+    pixels,
+    question,
+    source,
+    write,
+)
+from tests.ops.rosetta_answers import (
+    SETS,
+    WHOLE,
+    are_the_examples,
+    are_the_pictures,
+    are_the_same,
+    boxes_of,
+)
+from tests.ops.rosetta_set import put_pictures
+from tests.ops.rosetta_writers import (
+    DETECTIONS,
+    QUESTIONS,
+    UNNAMED,
+    WHOLE_DETECTIONS,
+    WHOLE_QUESTIONS,
+)
 
 
-def _visual_cot_lines(folder):
-    write(folder, "rows.jsonl", json_lines(_rows()))
-    return source(folder, "visual_cot", annotations="rows.jsonl")
+def _cases(of_both, of_whole):
+    return [(name, edges) for name in of_both for edges in SETS] + [(name, "whole") for name in of_whole]
 
 
-def _visual_cot_list(folder):
-    write(folder, "rows.json", _rows())
-    return source(folder, "visual_cot", annotations="rows.json")
+def _tables(folder, write_set, pictures):
+    put_pictures(folder / "shelf", pictures)
+    tables = normalise(write_set(folder / "shelf", pictures), new_store(folder))
+    are_the_pictures(tables, pictures)
+    return tables
 
 
-def _visual_cot_parquet(folder):
-    picture = {"bytes": (folder / "cup.png").read_bytes(), "path": "cup.png"}
-    pq.write_table(
-        pa.Table.from_pylist([row | {"image": picture} for row in _rows()]), folder / "rows.parquet"
-    )
-    return source(folder, "visual_cot", annotations="rows.parquet")
+@pytest.mark.parametrize(("name", "edges"), _cases(DETECTIONS, WHOLE_DETECTIONS))
+def test_every_format_of_boxes_gives_the_same_tables(name, edges, tmp_path):
+    pictures, areas = SETS[edges]
+    are_the_examples(_tables(tmp_path, (DETECTIONS | WHOLE_DETECTIONS)[name], pictures), pictures, areas)
 
 
-FORMATS = [_coco, _coco_questions, _visual_cot_lines, _visual_cot_list, _visual_cot_parquet]
+@pytest.mark.parametrize(("name", "edges"), _cases(QUESTIONS, WHOLE_QUESTIONS))
+def test_every_format_of_questions_gives_the_same_boxes(name, edges, tmp_path):
+    pictures, _ = SETS[edges]
+    tables = _tables(tmp_path, (QUESTIONS | WHOLE_QUESTIONS)[name], pictures)
+    shas = {row["file_name"]: row["image_sha256"] for row in tables.images.to_pylist()}
+    for picture in pictures:
+        rows = tables.examples.to_pylist()
+        of_picture = [row for row in rows if row["image_sha256"] == shas[f"images/{picture.file}"]]
+        seen = [box for row in of_picture for box in boxes_of(tables, row["example_id"])]
+        unnamed = name.startswith(UNNAMED)
+        are_the_same(seen, [(None if unnamed else label, *sides) for label, *sides in picture.things])
 
 
-@pytest.mark.parametrize("deliver", FORMATS)
-def test_every_format_gives_the_same_boxes(deliver, tmp_path):
-    write(tmp_path, "cup.png", encoded(pixels((7, 5))))
-    tables = normalise(deliver(tmp_path), Store(str(tmp_path / "root")))
-    seen = [tuple(row[name] for name in COLUMNS) for row in tables.boxes.to_pylist()]
-    # Detections are asked how many and where: each box twice.
-    assert list(dict.fromkeys(seen)) == CANONICAL
-    assert list(dict.fromkeys(tables.examples["evidence_area_frac"].to_pylist())) == AREA_FRAC
-    (picture,) = tables.images.to_pylist()
-    assert (picture["width_px"], picture["height_px"]) == (7, 5)
-    assert picture["bytes"] == (tmp_path / "cup.png").read_bytes()
-    assert picture["file_name"] == "cup.png"
-    assert tables.quarantine.num_rows == 0
+def test_no_format_is_left_out(tmp_path):
+    sources = []
+    for name, written in (DETECTIONS | WHOLE_DETECTIONS | QUESTIONS | WHOLE_QUESTIONS).items():
+        folder = tmp_path / name
+        folder.mkdir()
+        sources.append(written(folder, WHOLE))
+    assert {each.format for each in sources} == set(FORMATS)
+    assert {each.options["box_convention"] for each in sources if each.format == "table"} == set(CONVENTIONS)
+    parts = {each.options["part"] for each in sources if each.format == "visual_genome"}
+    assert parts == set(PARTS)
+    asked = {each.format for each in sources if each.questions is not None}
+    # flickr30k: its questions lie beside its annotations, and its option questions names another folder of them.
+    assert asked | {"flickr30k"} == {name for name, known in FORMATS.items() if known.takes_questions}
 
 
 def test_detections_are_asked_how_many_and_where(tmp_path):
@@ -154,7 +157,8 @@ def test_the_fields_of_a_question_arrive(tmp_path):
 )
 def test_the_kind_of_an_answer_is_guessed_where_it_is_not_said(answer, kind, tmp_path):
     write(tmp_path, "cup.png", encoded(pixels((7, 5))))
-    write(tmp_path, "rows.json", [_rows()[0] | {"solution": answer}])
+    row = {"image": "cup.png", "problem": "What is it?", "solution": answer, "bbox": "[0.25, 0.2, 0.75, 0.6]"}
+    write(tmp_path, "rows.json", [row])
     shelf = source(tmp_path, "visual_cot", annotations="rows.json")
     (example,) = normalise(shelf, Store(str(tmp_path / "root"))).examples.to_pylist()
     assert (example["answer_type"], example["answer"]) == (kind, str(answer))

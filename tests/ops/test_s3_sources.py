@@ -1,6 +1,7 @@
 """A source in a bucket, and a generated source below a root in a bucket, against a real server on loopback."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -11,7 +12,10 @@ from moto.server import ThreadedMotoServer
 from ops.normalise import normalise
 from ops.sources import Source, deliver, fingerprint
 from storage.objects import Store
-from tests.ops.delivery import coco, encoded, json_lines, pixels, question
+from tests.ops.delivery import coco, encoded, json_lines, new_store, pixels, question
+from tests.ops.rosetta_answers import SETS, are_the_examples, are_the_pictures
+from tests.ops.rosetta_set import put_pictures
+from tests.ops.rosetta_writers import DETECTIONS, WHOLE_DETECTIONS
 
 
 @pytest.fixture
@@ -65,3 +69,21 @@ def test_a_generated_source_below_a_root_in_a_bucket(bucket):
     assert deliver(easy, store)
     assert not deliver(easy, store)
     assert normalise(easy, store).images.num_rows == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["voc", "yolo box", "labelme polygon", "table folder", "table parquet xywh_px"]
+)
+def test_the_rosetta_set_in_a_bucket_gives_the_same_tables(name, bucket, tmp_path):
+    pictures, areas = SETS["whole"]
+    folder = tmp_path / "shelf"
+    put_pictures(folder, pictures)
+    here = (DETECTIONS | WHOLE_DETECTIONS)[name](folder, pictures)
+    shelf = Store(f"{bucket}/shelf")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            shelf.write_bytes(path.relative_to(folder).as_posix(), path.read_bytes())
+    tables = normalise(replace(here, location=f"{bucket}/shelf"), new_store(tmp_path))
+    are_the_pictures(tables, pictures)
+    are_the_examples(tables, pictures, areas)
+    assert all(uri.startswith("s3://shelves/shelf/") for uri in tables.images["uri"].to_pylist())
