@@ -101,6 +101,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or every answer waits 40 ms for the other side
     server: _Server
 
     def log_message(self, *arguments: object) -> None:
