@@ -56,7 +56,7 @@ def call(address: str, what: str, operation: Callable[[Any], T]) -> T:
                 continue
             if not isinstance(error, _client_errors()):
                 raise
-            certain = isinstance(error, FileNotFoundError | PermissionError) and not _broke_off(error)
+            certain = isinstance(error, FileNotFoundError | PermissionError)
             kind = StoreError if certain else StoreUnreachableError
             raise kind(f"{address}: cannot be {what} ({error})") from error
     raise AssertionError("unreachable: attempts is at least 1")
@@ -71,13 +71,10 @@ def _client_errors() -> tuple[type[Exception], ...]:
 
 
 def _broke_off(error: Exception) -> bool:
-    """Whether a body ended early or stalled, or an upload in parts was finished by a request whose answer got lost.
-
-    The second is told as an upload that does not exist, to the request that asks again.
-    """
+    """Whether the body of an answer ended early or stalled, which no request below notices."""
     from aiobotocore.response import AioReadTimeoutError
     from aiohttp import ClientPayloadError
     from botocore.exceptions import IncompleteReadError, ResponseStreamingError
 
     lost = (AioReadTimeoutError, ClientPayloadError, IncompleteReadError, ResponseStreamingError)
-    return isinstance(error, lost) or "NoSuchUpload" in f"{error}{error.__cause__}"
+    return isinstance(error, lost)

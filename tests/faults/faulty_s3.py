@@ -62,6 +62,18 @@ class FaultyS3:
         """Spoil requests of a kind whose path has `below` in it, from the `first` on, so many times."""
         self.rules.append(Rule(kind, fault, first, times, below))
 
+    def fail_attempt(
+        self, kind: str, fault: str, *, first: int = 1, below: str = ""
+    ) -> list[tuple[str, str]]:
+        """Spoil one attempt of the client; returns what `struck` will show for it.
+
+        aiohttp repeats a request by itself, once, if its connection breaks and its method may be repeated: two faults.
+        """
+        breaks = fault in ("reset", "cut_upload", "lost_answer") and kind not in ("START", "COMPLETE")
+        times = 2 if breaks else 1
+        self.fail(kind, fault, first=first, times=times, below=below)
+        return [(kind, fault)] * times
+
     def heal(self) -> None:
         self.rules.clear()
         self.log.clear()

@@ -21,9 +21,9 @@ def tried_enough(s3, kind, fault):
 @pytest.mark.parametrize("fault", SPOILT_WRITE)
 def test_one_spoilt_write_leaves_one_right_object(s3, store, behind, fault):
     data = b"content " * 40_000
-    s3.fail("PUT", fault)
+    spoilt = s3.fail_attempt("PUT", fault)
     store.write_bytes("a/x.bin", data)
-    assert s3.struck() == [("PUT", fault)]
+    assert s3.struck() == spoilt
     assert behind.names() == ["a/x.bin"] and behind.read("a/x.bin") == data
 
 
@@ -54,9 +54,9 @@ def test_endless_spoilt_writes_end_in_an_error_and_the_old_object_stands(s3, sto
 )
 def test_an_upload_in_parts_survives_one_fault(s3, store, behind, tmp_path, kind, fault):
     (tmp_path / "large.bin").write_bytes(LARGE)
-    s3.fail(kind, fault)
+    spoilt = s3.fail_attempt(kind, fault)
     store.put_file(tmp_path / "large.bin", "large.bin")
-    assert s3.struck() == [(kind, fault)]
+    assert s3.struck() == spoilt
     assert behind.names() == ["large.bin"] and behind.read("large.bin") == LARGE
 
 
@@ -74,13 +74,13 @@ def test_an_upload_in_parts_that_never_ends_is_absent(s3, store, behind, kind):
 @pytest.mark.parametrize("fault", SPOILT_READ)
 def test_one_spoilt_read_is_read_again(s3, store, tmp_path, fault):
     store.write_bytes("a/x.bin", LARGE[:300_000])
-    s3.fail("GET", fault)
+    spoilt = s3.fail_attempt("GET", fault)
     assert store.read_bytes("a/x.bin") == LARGE[:300_000]
-    s3.fail("GET", fault)
+    spoilt += s3.fail_attempt("GET", fault)
     assert store.fetch("a/x.bin").read_bytes() == LARGE[:300_000]
-    s3.fail("GET", fault)
+    spoilt += s3.fail_attempt("GET", fault)
     assert store.read_all("a") == {"a/x.bin": LARGE[:300_000]}
-    assert s3.struck() == [("GET", fault)] * 3
+    assert s3.struck() == spoilt
     assert not list((tmp_path / "cache").rglob("*.part"))
 
 
@@ -123,9 +123,9 @@ def test_a_folder_is_whole_after_a_fault_and_after_a_second_start(s3, store, beh
         (folder / name).write_bytes(name.encode() * 1000)
     store.write_bytes("p/x/stale.bin", b"stale")
     s3.heal()
-    s3.fail("PUT", fault, first=2)
+    spoilt = s3.fail_attempt("PUT", fault, first=2)
     store.put_folder(folder, "p/x")
-    assert s3.struck() == [("PUT", fault)]
+    assert s3.struck() == spoilt
     assert behind.names() == ["p/x/a.bin", "p/x/sub/b.json", "p/x/w.bin"]
     s3.fail("PUT", fault, times=ENDLESS, below="w.bin")
     with pytest.raises(StoreUnreachableError, match=r"w\.bin: cannot be written"):
