@@ -19,6 +19,7 @@ from storage.artifacts import Artifact
 from storage.lineage import Ledger
 from storage.objects import Store, StoreError
 from storage.schema import SCHEMA_VERSION, TABLE_DESCRIPTIONS, TABLES
+from storage.settings import S3Limits
 
 CATALOG = "catalog.duckdb"
 
@@ -93,7 +94,7 @@ def current_artifacts(ledger: Ledger, everything: Sequence[Artifact] | None = No
 def build(ledger: Ledger, at: str = CATALOG) -> str:
     """Build the catalogue of what is current as the file `at` under the root; returns its full address.
 
-    Readers see the old file or the new one, never half of one. Raises CatalogError.
+    Readers see the old file or the new one, never half of one. Raises CatalogError, StoreError.
     """
     with tempfile.TemporaryDirectory(prefix="catalog-") as folder:
         place = Path(folder) / CATALOG
@@ -326,5 +327,8 @@ def _reach_s3(connection: duckdb.DuckDBPyConnection, root: str) -> None:
     folder = Path(next(iter(duckdb_extension_httpfs.__path__)))
     extension = folder / "extensions" / f"v{duckdb.__version__}" / "httpfs.duckdb_extension"
     connection.execute(f"LOAD {_quoted(os.fspath(extension))}")
+    limits = S3Limits.from_environment()
+    connection.execute(f"SET http_timeout = {max(1, round(limits.read_timeout_s))}")
+    connection.execute(f"SET http_retries = {limits.attempts - 1}")
     names = ", ".join(f"{name} ?" for name in given)
     connection.execute(f"CREATE SECRET root (TYPE s3, {names})", list(given.values()))

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from storage import provenance
 from storage.artifacts import Artifact, LineageError, Parent, Work
-from storage.objects import Store, StoreError, sha256_bytes, sha256_file, sha256_folder
+from storage.objects import Store, StoreError, StoreUnreachableError, sha256_bytes, sha256_file, sha256_folder
 from storage.settings import Settings
 from storage.tables import encode_table, read_table
 
@@ -129,11 +129,16 @@ class Ledger:
         return self.store.fetch(artifact.uri)
 
     def content_problem(self, artifact: Artifact) -> str | None:
-        """What is wrong with the stored content: missing, altered; None = it has the recorded sha256."""
+        """What is wrong with the stored content: missing, altered; None = it has the recorded sha256.
+
+        Raises StoreUnreachableError where the server fails: that is no word on the content.
+        """
         label = f"{artifact.kind} {artifact.name or _NO_PARTITION} at {self.store.url(artifact.uri)}"
         try:
             place = self.store.fetch(artifact.uri)
             seen = sha256_folder(place) if place.is_dir() else sha256_file(place)
+        except StoreUnreachableError:
+            raise
         except (StoreError, OSError) as error:
             return f"{label}: content is missing ({error}); run what made it ({artifact.producer}) again"
         if seen != artifact.sha256:

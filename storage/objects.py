@@ -10,18 +10,25 @@ import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import fsspec
+from storage import s3
+from storage.s3 import StoreError, StoreUnreachableError
+from storage.settings import S3Limits, absolute_root
 
-from storage.settings import absolute_root
+__all__ = [
+    "Store",
+    "StoreError",
+    "StoreUnreachableError",
+    "checked_relative",
+    "read_uri",
+    "remote_names",
+    "sha256_bytes",
+    "sha256_file",
+    "sha256_folder",
+]
 
 _CHUNK = 1 << 20
 _PART = ".part"  # suffix of files and folders that are being written; never listed, never trusted
-
-
-class StoreError(Exception):
-    """A path that may not be used, or content that is not there."""
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -59,9 +66,9 @@ def _files_of(folder: Path) -> list[tuple[str, Path]]:
 
 def read_uri(uri: str) -> bytes:
     """Read one file by its full address, a local path or s3://bucket/key. Raises StoreError."""
+    if uri.startswith("s3://"):
+        return s3.call(uri, "read", lambda fs: bytes(fs.cat_file(uri)))
     try:
-        if uri.startswith("s3://"):
-            return bytes(s3_filesystem().cat_file(uri))
         return Path(uri).read_bytes()
     except OSError as error:
         raise StoreError(f"{uri}: cannot be read ({error})") from error
@@ -71,16 +78,11 @@ def remote_names(uri: str) -> list[str]:
     """Names of the files below s3://bucket/prefix, relative to it; none where there is nothing. Raises StoreError."""
     start = uri.removeprefix("s3://").rstrip("/") + "/"
     try:
-        return [str(found).removeprefix(start) for found in s3_filesystem().find(start)]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise StoreError(f"{uri}: cannot be listed ({error})") from error
-
-
-def s3_filesystem() -> Any:
-    """The S3 file system by the standard AWS variables, AWS_ENDPOINT_URL too; listings are not cached."""
-    return fsspec.filesystem("s3", use_listings_cache=False)
+        return [str(found).removeprefix(start) for found in s3.call(uri, "listed", lambda fs: fs.find(start))]
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return []
+        raise
 
 
 def checked_relative(relative: str) -> str:
@@ -117,7 +119,9 @@ class Store:
         """Write bytes under a relative path, replacing what was there, atomically."""
         target = self.url(relative)
         if not self.is_local:
-            self._fs().pipe_file(target, data)
+            s3.call(
+                target, "written", lambda fs: fs.pipe_file(target, data, chunksize=_part_bytes(len(data)))
+            )
             return
         part = _part_beside(Path(target))
         try:
@@ -134,7 +138,7 @@ class Store:
         """Copy a local file under a relative path, replacing what was there, atomically."""
         source, target = Path(local_file), self.url(relative)
         if not self.is_local:
-            self._fs().put_file(str(source), target)
+            _upload(source, target)
             return
         part = _part_beside(Path(target))
         try:
@@ -147,16 +151,18 @@ class Store:
     def put_folder(self, local_dir: str | os.PathLike[str], relative: str) -> None:
         """Copy a local folder under a relative path, replacing what was there.
 
-        Locally the folder appears whole; on S3 file by file, so nothing may refer to it before this returns.
+        Locally the folder appears whole; on S3 file by file, so nothing may refer to it before this returns. What is
+        there already is replaced and never absent between, for another writer may have brought the same and gone.
         """
         files = _files_of(Path(local_dir))
         if not files:
             raise StoreError(f"{local_dir}: the folder is empty, nothing to store as {relative}")
         target = self.url(relative)
         if not self.is_local:
-            self.delete(relative)
             for name, file in files:
-                self._fs().put_file(str(file), f"{target}/{name}")
+                _upload(file, f"{target}/{name}")
+            for extra in sorted(set(self.list(relative)) - {f"{relative}/{name}" for name, _ in files}):
+                self.delete(extra)
             return
         part = _part_beside(Path(target))
         try:
@@ -176,13 +182,16 @@ class Store:
         names = self.list(prefix)
         if self.is_local:
             return {name: self.read_bytes(name) for name in names}
-        found = self._fs().cat([self.url(name) for name in names]) if names else {}
+        urls = [self.url(name) for name in names]
+        found = s3.call(self.url(prefix), "read", lambda fs: fs.cat(urls)) if names else {}
         return {name: bytes(found[self.url(name).removeprefix("s3://")]) for name in names}
 
     def exists(self, relative: str) -> bool:
         """Whether a file, or a folder with a file in it, is stored under the relative path."""
         target = self.url(relative)
-        return Path(target).exists() if self.is_local else bool(self._fs().exists(target))
+        if self.is_local:
+            return Path(target).exists()
+        return s3.call(target, "looked for", lambda fs: bool(fs.exists(target)))
 
     def list(self, prefix: str = "") -> list[str]:
         """The relative paths of all files in the folder `prefix` and below, sorted; '' is the root."""
@@ -195,14 +204,16 @@ class Store:
             ]
             return sorted(name for name in found if not any(p.endswith(_PART) for p in name.split("/")))
         base = self.root.removeprefix("s3://") + "/"
-        return sorted(name.removeprefix(base) for name in self._fs().find(target) if name.startswith(base))
+        found = s3.call(target, "listed", lambda fs: list(fs.find(target)))
+        return sorted(name.removeprefix(base) for name in found if name.startswith(base))
 
     def delete(self, relative: str) -> None:
         """Remove a file or a folder; nothing happens if it is not there."""
         target = self.url(relative)
         if not self.is_local:
-            if self._fs().exists(target):
-                self._fs().rm(target, recursive=True)
+            # One by one: a refusal within a bulk deletion is passed over by s3fs.
+            for name in self.list(relative):
+                _remove(self.url(name))
         elif Path(target).is_dir():
             shutil.rmtree(target)
         else:
@@ -219,7 +230,7 @@ class Store:
             if not Path(target).exists():
                 raise StoreError(f"{target}: not there")
             return Path(target)
-        found = self._fs().find(target, detail=True)
+        found = s3.call(target, "listed", lambda fs: fs.find(target, detail=True))
         if not found:
             raise StoreError(f"{target}: not there")
         base = target.removeprefix("s3://")
@@ -237,7 +248,7 @@ class Store:
             for name in names:
                 place = Path(f"{part}{name}")
                 place.parent.mkdir(parents=True, exist_ok=True)
-                self._fs().get_file(base + name, str(place))
+                _load(f"s3://{base}{name}", place)
             if part.is_dir():
                 _swap_folder(part, cached)
             else:
@@ -247,8 +258,23 @@ class Store:
             if part.is_file():
                 part.unlink()
 
-    def _fs(self) -> Any:
-        return s3_filesystem()
+
+def _upload(file: Path, url: str) -> None:
+    part = _part_bytes(file.stat().st_size)
+    s3.call(url, "written", lambda fs: fs.put_file(str(file), url, chunksize=part))
+
+
+def _load(url: str, place: Path) -> None:
+    s3.call(url, "read", lambda fs: fs.get_file(url, str(place)))
+
+
+def _remove(url: str) -> None:
+    s3.call(url, "deleted", lambda fs: fs.rm_file(url))
+
+
+def _part_bytes(n_bytes: int) -> int:
+    """Size of the parts of an upload; S3 takes 10,000 of them at most."""
+    return max(S3Limits.from_environment().part_mib << 20, -(-n_bytes // 10_000))
 
 
 def _part_beside(target: Path) -> Path:

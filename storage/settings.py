@@ -5,7 +5,7 @@ What the settings mean (profiles, the list of sources) belongs to the rooms that
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 DEFAULT_ROOT = "./var"
@@ -49,3 +49,44 @@ class Settings:
             sources_file=sources,
             profile=found.get("SALIENCY_R1_PROFILE") or DEFAULT_PROFILE,
         )
+
+
+@dataclass(frozen=True)
+class S3Limits:
+    """How long a request to S3 may take, how often it is tried, and the size of the parts of a large upload.
+
+    A server that takes connections and never answers costs attempts * read_timeout_s and at most 15 s of waits
+    between: two minutes with the defaults. An upload of twice `part_mib` or more goes in parts.
+    """
+
+    connect_timeout_s: float = 5
+    read_timeout_s: float = 20
+    attempts: int = 5
+    part_mib: int = 50
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "S3Limits":
+        """Read SALIENCY_R1_S3_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S, _ATTEMPTS and _PART_MIB; empty counts as unset.
+
+        Raises SettingsError for what is not a number, too small a part (S3 wants 5 MiB) or a limit of nothing.
+        """
+        found = os.environ if environment is None else environment
+        given: dict[str, float] = {}
+        for field in fields(cls):
+            name = f"SALIENCY_R1_S3_{field.name.upper()}"
+            least = {"attempts": 1, "part_mib": 5}.get(field.name, 0.01)
+            text = found.get(name)
+            if text:
+                given[field.name] = _number(name, text, least, whole=field.type is int)
+        return cls(**given)  # type: ignore[arg-type]
+
+
+def _number(name: str, text: str, least: float, *, whole: bool) -> float:
+    try:
+        value = int(text) if whole else float(text)
+    except ValueError:
+        value = -1
+    if not least <= value < 1e6:
+        kind = "a whole number" if whole else "a number"
+        raise SettingsError(f"{name}={text!r}: wanted {kind} from {least} up")
+    return value

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.settings import Settings, SettingsError
+from storage.settings import S3Limits, Settings, SettingsError
 
 
 def test_defaults_are_absolute(monkeypatch, tmp_path):
@@ -29,3 +29,13 @@ def test_what_is_set_is_used(monkeypatch, tmp_path):
 def test_another_address_is_refused_by_name_and_value(root):
     with pytest.raises(SettingsError, match=f"SALIENCY_R1_ROOT='{root}': wanted a local path or s3://bucket"):
         Settings.from_environment({"SALIENCY_R1_ROOT": root})
+
+
+def test_limits_of_s3_are_read_and_refused_by_name():
+    assert S3Limits.from_environment({"SALIENCY_R1_S3_ATTEMPTS": ""}) == S3Limits(5, 20, 5, 50)
+    given = {"CONNECT_TIMEOUT_S": "0.5", "READ_TIMEOUT_S": "7", "ATTEMPTS": "3", "PART_MIB": "8"}
+    found = S3Limits.from_environment({f"SALIENCY_R1_S3_{name}": text for name, text in given.items()})
+    assert found == S3Limits(0.5, 7, 3, 8)
+    for name, text in (("ATTEMPTS", "0"), ("ATTEMPTS", "2.5"), ("PART_MIB", "4"), ("READ_TIMEOUT_S", "nan")):
+        with pytest.raises(SettingsError, match=f"SALIENCY_R1_S3_{name}='{text}': wanted a"):
+            S3Limits.from_environment({f"SALIENCY_R1_S3_{name}": text})
