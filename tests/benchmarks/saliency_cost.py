@@ -285,7 +285,8 @@ def compared(numbers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     differences = [b - a for a, b in zip(alone, watched, strict=True)]
     pass_s, on_top = statistics.median(alone), statistics.median(pooled("engine", "own"))
     after = statistics.median(pooled("plain", "after"))
-    extra = {part: memory[part] - memory["bare"] for part in ("engine", "plain")}
+    # less than the bare pass is noise of the allocator, not memory gained
+    extra = {part: max(memory[part] - memory["bare"], 0.0) for part in ("engine", "plain")}
     return {
         "seconds": {
             "pass": pass_s,

@@ -4,6 +4,10 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
+
 from pipelines.jobs import JOB_NAMES
 from storage.catalog import questions
 from storage.schema import TABLES
@@ -53,3 +57,20 @@ def test_every_table_is_named() -> None:
 def test_every_profile_is_named() -> None:
     profiles = {path.stem for path in (TOP / "pipelines" / "profiles").glob("*.yaml")}
     assert {name for name in profiles if f"`{name}`" not in README} == set()
+
+
+def test_explain_works_in_five_lines_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block is run as it stands, with a picture of 168 x 112 px beside it: 6 x 4 image tokens of 28 px."""
+    (code,) = [
+        block for block in re.findall(r"```python\n(.*?)```", README, flags=re.S) if "explain" in block
+    ]
+    assert len([line for line in code.splitlines() if line]) == 5
+    picture = Image.new("RGB", (168, 112), (120, 140, 120))
+    picture.paste((220, 180, 30), (10, 10, 60, 60))
+    picture.save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    printed: list[np.ndarray] = []
+    exec(code, {"print": printed.append})
+    (values,) = printed
+    assert values.shape == (4, 6)
+    assert np.isfinite(values).all() and (values >= 0).all() and values.max() > 0

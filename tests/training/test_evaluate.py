@@ -5,23 +5,28 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
+from PIL import Image
 
+from ops.scene_questions import questions
 from ops.statistics import draw_order
 from storage.archive import map_id, region_of, unpack
 from storage.objects import sha256_bytes
-from storage.rows import rows_from_paths
+from storage.rows import Row, rows_from_paths
 from storage.schema import TABLES
 from storage.tables import from_rows, read_table
 from tests.training.small_run import SAID, run_from_file, save_speaking_policy, stage_config, write_tables
 from training import evaluate
+from training.answers import answer_ids, text_of
+from training.config import EvaluateSettings
 from training.conversation import messages
 from training.dataset import picture
-from training.faithfulness import curves_of, layouts, log_probabilities, said_of
+from training.faithfulness import curves_of, layouts, log_probabilities, masked_answers, said_of
 from training.masking import filled, random_order
 from training.overlap import WHOLE, score
 from training.policy import load_policy, save_policy
 from training.progress import read_json_lines
 from training.saliency import SaliencyMap
+from training.scene_batches import draw_scenes
 from training.token_flow import explain_tokens
 
 # small_run: 12 examples, the last two in val; even ones are red, odd ones blue, and the policy says "red"
@@ -283,6 +288,46 @@ def test_masked_pictures_are_measured_for_the_sample_and_nobody_else(desk, finis
             k: v for k, v in before.items() if k not in new
         }
     assert plain["deletion_auc"].null_count == plain.num_rows
+
+
+def scene_rows(scene, kind):
+    """The questions of one kind about a scene, as rows that were stored would be."""
+    (height, width), asked = scene.picture.shape[:2], [q for q in questions(scene) if q.kind == kind]
+    return [
+        Row(
+            example_id=f"q{i}",
+            image_sha256="s",
+            image_bytes=b"",
+            source="scenes",
+            width_px=width,
+            height_px=height,
+            question=q.question,
+            answer=q.answer,
+            accepted_answers=(),
+            answer_type=q.answer_type,
+            question_kind=q.kind,
+            slice=None,
+            condition=None,
+            reasoning=q.reasoning,
+            boxes=tuple(scene.placed[index].box for index in q.evidence),
+        )
+        for i, q in enumerate(asked)
+    ]
+
+
+def test_filling_the_evidence_takes_the_answer_away_and_filling_elsewhere_does_not():
+    """The embedded policy on a scene of 280 x 168 px with a cactus, a frog, a kite and a backpack, each once: it names
+    the thing at each place, fails where that very thing is filled, and still names it where another place is."""
+    policy = load_policy("embedded", device="cpu")
+    (scene,) = draw_scenes(seed=7, n_scenes=1)
+    rows, image = scene_rows(scene, "what"), Image.fromarray(scene.picture)
+    assert [row.answer for row in rows] == ["cactus", "frog", "kite", "backpack"]
+    settings = EvaluateSettings(batch_size=3, max_completion_length=8)
+    said = answer_ids(policy, [image] * 4, rows, "", 8)
+    assert [text_of(policy, ids) for ids in said] == [row.answer for row in rows]
+    found = masked_answers(policy, rows, [image] * 4, "", settings)
+    masks = {"correct_evidence_masked": False, "correct_elsewhere_masked": True, "unmasked_reason": None}
+    assert found == [masks] * 4
 
 
 def test_a_log_probability_is_that_of_a_pass_made_by_hand(desk):
