@@ -8,6 +8,7 @@ What is shown, and of which table, is decided in ops/report.py.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -149,7 +150,8 @@ def paired_dots(
 def lines(title: str, series: Sequence[Line], *, unit_range: bool, smooth: int) -> Markup:
     """Series over training steps: every step faint, and a centred moving mean of `smooth` steps on top.
 
-    unit_range: the y axis is 0 to 1; otherwise it spans the data. Missing values leave a gap.
+    unit_range: the y axis is 0 to 1; otherwise it spans the data. Missing values leave a gap; but what is never logged
+    in two steps on end (a mean of every sixth step) is drawn as marks with a line between them.
     """
     left, right, top, bottom = 44, WIDTH - 8, 10, 176
     xs = [v for line in series for v in line.x]
@@ -167,6 +169,11 @@ def lines(title: str, series: Sequence[Line], *, unit_range: bool, smooth: int) 
         parts.append(_text("tick", x(tick), bottom + 17, _short(tick), "middle"))
     parts.append(_text("tick", right, bottom + 34, "step", "end"))
     for line in series:
+        if not any(a is not None and b is not None for a, b in pairwise(line.y)):
+            seen = [(at, value) for at, value in zip(line.x, line.y, strict=True) if value is not None]
+            parts.append(_path(f"curve p{line.style % 8}", [a for a, _ in seen], [v for _, v in seen], x, y))
+            parts += [marker(line.style, x(at), y(value), 3.2) for at, value in seen]
+            continue
         parts.append(_path(f"raw p{line.style % 8}", line.x, line.y, x, y))
         parts.append(_path(f"curve p{line.style % 8}", line.x, moving_mean(line.y, smooth), x, y))
     said = "; ".join(f"{line.label} from {_end(line.y, 0)} to {_end(line.y, -1)}" for line in series)

@@ -49,17 +49,24 @@ class LayerPass:
         The same softmax over all visible keys as in the pass, without dropout. Only these rows are computed, for
         one key head at a time, so that the scores of all heads never lie beside each other.
         """
-        return torch.cat([self.weights_of(head, queries, keys) for head in range(self.key.shape[1])], dim=1)
+        bias = self._bias_anew(queries, torch.promote_types(self.query.dtype, torch.float32))
+        heads = range(self.key.shape[1])
+        return torch.cat([self.weights_of(head, queries, keys, bias) for head in heads], dim=1)
 
-    def weights_of(self, key_head: int, queries: "Where", keys: "Where | None" = None) -> Tensor:
-        """`weights` of the query heads that share one key head: [batch, heads / key_heads, rows, keys]."""
+    def weights_of(
+        self, key_head: int, queries: "Where", keys: "Where | None" = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """`weights` of the query heads that share one key head: [batch, heads / key_heads, rows, keys].
+
+        bias: of these rows, as `_bias` gives it, for who has it; otherwise it is kept for the layers to come.
+        """
         of_head = self.query.shape[1] // self.key.shape[1]
         mine = slice(key_head * of_head, (key_head + 1) * of_head)
         kind = torch.promote_types(self.query.dtype, torch.float32)
         rows = at_positions(self.query[:, mine], queries).to(kind) * self.scaling
         key = self.key[:, key_head].transpose(1, 2).to(kind)  # [batch, head_dim, length]
         scores = (rows.flatten(1, 2) @ key).view(*rows.shape[:3], key.shape[2])
-        bias = self._bias(queries, kind)
+        bias = self._bias(queries, kind) if bias is None else bias
         scores += bias if bias.shape[1] == 1 else bias[:, mine]
         shares = scores.softmax(dim=-1)
         return shares if keys is None else columns(shares, keys)

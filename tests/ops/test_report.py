@@ -347,6 +347,15 @@ def test_chart_numbers_by_hand():
     raw = re.search(r'class="raw p1" d="([^"]*)"', chart)[1]
     # x from 44 to 412 over steps 1 to 4, y from 176 (0) to 10 (1)
     assert raw == "M44 176M289.33 10L412 93"
+    # logged in every third step only: its points are marked and joined, or nothing of it would be seen
+    chart = charts.lines(
+        "x", [charts.Line("a", 0, [1, 2, 3, 4], [0.0, None, None, 1.0])], unit_range=True, smooth=1
+    )
+    assert re.search(r'class="curve p0" d="([^"]*)"', chart)[1] == "M44 176L412 10"
+    assert re.findall(r'<circle class="mark p0" cx="([^"]*)" cy="([^"]*)"', chart) == [
+        ("44", "176"),
+        ("412", "10"),
+    ]
 
 
 def test_marks_of_policies_differ_in_shape_and_colour():

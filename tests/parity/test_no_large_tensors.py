@@ -67,6 +67,27 @@ def too_large(shapes, length, vocabulary):
     return squares + wide
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_kept_of_masks_is_a_few_rows(case, method):
+    """Attention rollout reads every row: what is worked out of the mask for those must go with the layer."""
+    policy, inputs, start = case
+    kept = []
+    with record_maps(policy, inputs, start, method) as recorder:
+        add = recorder.on_layer
+
+        def looking_on(index, layer):
+            add(index, layer)
+            kept.append(sum(bias.numel() for _, _, bias in layer.biases.values()))
+
+        recorder.on_layer = looking_on
+        policy.model(**inputs, use_cache=False, logits_to_keep=1)
+    length = inputs["input_ids"].shape[1]
+    assert len(kept) > 1
+    assert (
+        max(kept) <= (N_THOUGHT + N_ANSWER + 2) * length * 2
+    )  # thoughts, answer, and both with what lies between
+
+
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in LARGER])
 def test_nothing_large_is_made(case, method, rows):
