@@ -85,9 +85,10 @@ def _of_kind(table: "_Rows", kind: str, kinds: Sequence[str]) -> None:
     if kind != REFERENCE and REFERENCE in kinds:
         versus[REFERENCE] = REFERENCE
     for side in SIDES:
-        for at in map(str, SHOWN):
-            table.mean(f"{side}_{at}", measure(kind, side, at), method, rows, measure(RANDOM, side, at))
         for span, suffix in SPANS.items():
+            for at in map(str, SHOWN):
+                value, by_chance = (measure(each, side, at, span) for each in (kind, RANDOM))
+                table.mean(f"{side}_{at}{suffix}", value, method, rows, by_chance)
             auc, named = measure(kind, side, "auc", span), f"{side}_auc{suffix}"
             table.mean(named, auc, method, rows, measure(RANDOM, side, "auc", span))
             for name, other in versus.items():

@@ -185,13 +185,20 @@ def _areas_markdown(found: Found) -> str:
 
 
 def _shares_markdown(found: Found) -> str:
+    """A table for each span: the change at shares of the cells, and that of a random order."""
     names = [(side, at) for side in SIDES for at in SHOWN]
     heads = " | ".join(f"{side} {at} %" for side, at in names)
-    lines = [f"| method | rows | {heads} |", "|---|---|" + "---:|" * len(names)]
-    for method, rows in found.kinds:
-        cells = [_number(found.get(f"{side}_{at}", method, rows), 3) for side, at in names]
-        lines.append(f"| {method} | {rows} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "\nThe same at shares of the cells, of the answer alone."])
+    parts = []
+    for span, suffix in SPANS.items():
+        lines = [f"| method | rows | {heads} |", "|---|---|" + "---:|" * len(names)]
+        for method, rows in found.kinds:
+            of_kind = [found.get(f"{side}_{at}{suffix}", method, rows) for side, at in names]
+            cells = [f"{_number(row, 3)} ({row['chance']:.3f})" if row else "-" for row in of_kind]
+            lines.append(f"| {method} | {rows} | {' | '.join(cells)} |")
+        of = "the answer alone" if span == "answer" else "thought and answer"
+        lines.append(f"\nThe same at shares of the cells, of {of}; in brackets a random order of the cells.")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def _mark(difference: Mapping[str, Any] | None, side: str) -> str:
@@ -247,12 +254,16 @@ def _sanity_markdown(found: Found) -> str:
     if not depths:
         return ""
     names = [depth.removeprefix("sanity_").replace("_", " ") for depth in depths]
-    lines = [f"| method | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    lines = [f"| method | n | {' | '.join(names)} |", "|---|---:|" + "---:|" * len(names)]
     for method in methods:
-        cells = [_number(found.get(depth, method, "predictor")) for depth in depths]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
+        of_depth = [found.get(depth, method, "predictor") for depth in depths]
+        n = [row["n"] for row in of_depth if row]
+        examples = f"{min(n)} to {max(n)}" if min(n) < max(n) else f"{n[0]}"
+        cells = [_with_interval(row) for row in of_depth]
+        lines.append(f"| {method} | {examples} | {' | '.join(cells)} |")
     lines.append(
-        "\nRank correlation with the original map when weights are lost from the head down; 0 is wanted."
+        "\nRank correlation with the original map when weights are lost from the head down, mean and 95 % interval "
+        "over the n examples that have both maps; 0 is wanted."
     )
     return "\n".join(lines)
 

@@ -64,6 +64,9 @@ def test_means_chance_and_paired_differences_by_hand():
     assert rows["value"] == pytest.approx(-0.3875) and rows["n"] == 2
     assert found.get("deletion_15", "cot_rollout", "predictor")["value"] == -4.0
     assert found.get("insertion_30", "cot_rollout", "state")["n"] == 2
+    # of thought and answer together everything is twice as much
+    both = found.get("deletion_15_completion", "cot_rollout", "predictor")
+    assert (both["value"], both["chance"]) == (-8.0, -6.0)
     completion = found.get("deletion_auc_completion", "cot_rollout", "predictor")
     assert completion["value"] == pytest.approx(2 * auc["value"])
 
