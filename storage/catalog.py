@@ -271,7 +271,12 @@ def query(
         values = dict(params) if isinstance(params, Mapping) else list(params or [])
         return connection.execute(text, values).to_arrow_table()
     except duckdb.Error as error:
-        raise CatalogError(f"query {sql_name_or_text[:80]!r}: {error}") from error
+        # A stored query names only what a build makes, so what it misses is not in the file yet.
+        old = text != sql_name_or_text and isinstance(error, duckdb.CatalogException)
+        advice = (
+            "; the catalogue is older than the query, run the job prepare_data to build it" if old else ""
+        )
+        raise CatalogError(f"query {sql_name_or_text[:80]!r}: {error}{advice}") from error
     finally:
         connection.close()
 

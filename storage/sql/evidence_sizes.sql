@@ -1,13 +1,11 @@
 -- In which sources does the evidence cover nearly the whole picture or nearly nothing, and which is the smallest?
 SELECT
     source,
-    count(*) AS n_with_boxes,
-    avg((evidence_area_frac >= 0.95)::INTEGER) AS share_nearly_all,
-    avg((evidence_area_frac <= 0.001)::INTEGER) AS share_nearly_nothing,
-    median(evidence_area_frac) AS median_area_frac,
-    min(evidence_area_frac) AS smallest_area_frac,
-    arg_min(example_id, (evidence_area_frac, example_id)) AS smallest_example
-FROM examples
-WHERE n_boxes > 0
-GROUP BY source
+    n_with_boxes,
+    share_nearly_all,
+    share_nearly_nothing,
+    median_area_frac,
+    smallest_area_frac,
+    smallest_example
+FROM evidence_by_source
 ORDER BY greatest(share_nearly_all, share_nearly_nothing) DESC, source;

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from storage import catalog
-from storage.catalog import build, connect, kept, query, questions
+from storage.catalog import CatalogError, build, connect, kept, query, questions
 from storage.lineage import Ledger, Work
 from storage.tables import from_rows
 from tests.benchmarks.queries import Size, fill, reads_kept, same, without_kept
@@ -28,10 +28,10 @@ def example(example_id: str, source: str, **other: object) -> dict:
 
 
 def test_rows_in_and_out_shows_a_lost_row_and_what_was_never_counted(ledger: Ledger) -> None:
-    # harbour: 4 came in, 2 are examples, 1 was refused: 1 is lost. meadow: 1 in, refused. attic did not count.
+    # harbour: 4 came in, 2 are examples, 1 was refused: 1 is lost. meadow: 1 in, refused. loft holds attic's and did not count.
     put(ledger, "examples", "harbour", [example("h1", "harbour"), example("h2", "harbour")], {"rows_in": 4})
     put(ledger, "examples", "meadow", [], {"rows_in": 1})
-    put(ledger, "examples", "attic", [example("a1", "attic")])
+    put(ledger, "examples", "loft", [example("a1", "attic")])
     refused = [{**small_world.refusal(), "source": source} for source in ("harbour", "meadow")]
     put(ledger, "quarantine", "both", refused)
     columns = ("source", "rows_in", "n_examples", "n_refused", "lost")
@@ -39,6 +39,7 @@ def test_rows_in_and_out_shows_a_lost_row_and_what_was_never_counted(ledger: Led
         ("harbour", 4, 2, 1, 1),
         ("meadow", 1, 0, 1, 0),
         ("attic", None, 1, 0, None),
+        ("loft", None, 0, 0, None),
     ]
 
 
@@ -96,8 +97,17 @@ def test_what_is_in_the_archive(world: SmallWorld) -> None:
     # One map each, on 2 x 5 cells; base has mass 0.2 at chance 0.2, so lift 0.
     first, second = rows(world.ledger, "what_is_in_the_archive")
     assert first == {
-        **{"policy": "base", "method": "cot_rollout", "rows": "predictor", "span": "answer", "n_maps": 1},
-        **{"cells_least": 10, "cells_most": 10, "mass": 0.2, "chance": 0.2, "lift": 0.0, "pointing": 0.0},
+        "policy": "base",
+        "method": "cot_rollout",
+        "rows": "predictor",
+        "span": "answer",
+        "n_maps": 1,
+        "cells_least": 10,
+        "cells_most": 10,
+        "mass": 0.2,
+        "chance": 0.2,
+        "lift": 0.0,
+        "pointing": 0.0,
         "n_scored": 1,
     }
     assert (second["policy"], second["lift"], second["pointing"]) == ("saliency_r1", 0.5, 1.0)
@@ -106,7 +116,7 @@ def test_what_is_in_the_archive(world: SmallWorld) -> None:
 def test_right_without_looking_lists_the_lowest_hundred_of_each_policy_and_counts_all(
     world: SmallWorld,
 ) -> None:
-    # 103 right answers of lift -0.00 to -1.02, one wrong, one that looked, one without a map; and one of another policy.
+    # 103 right answers of lift 0 to -1.02, one wrong, one that looked, one without a map; one of another policy.
     right = {**world._said("saliency_r1")[0], "policy": "many", "lift": None}
     said = [{**right, "example_id": f"m{i:03}", "lift": -i / 100} for i in range(103)]
     said += [
@@ -147,3 +157,16 @@ def test_a_kept_table_that_lags_behind_is_noticed(world: SmallWorld) -> None:
     with connect(world.ledger.store.root, read_only=False) as writer:
         writer.execute("DROP TABLE scores_by_policy")
     assert [problem.split(":")[0] for problem in catalog.problems(world.ledger)] == ["scores_by_policy"]
+
+
+def test_a_catalogue_from_before_a_kept_table_says_what_to_do(world: SmallWorld) -> None:
+    build(world.ledger)
+    with connect(world.ledger.store.root, read_only=False) as writer:
+        writer.execute("DROP TABLE scores_by_policy")
+    with pytest.raises(
+        CatalogError, match=r"(?s)'lift_by_policy'.*older than the query, run the job prepare_data"
+    ):
+        query(world.ledger.store.root, "lift_by_policy")
+    with pytest.raises(CatalogError) as own:
+        query(world.ledger.store.root, "SELECT 1 FROM scores_by_policy")
+    assert "older" not in str(own.value)
