@@ -1,14 +1,13 @@
--- Which right answers came from a policy that looked at the evidence no more than chance?
+-- Which right answers came from a policy that looked at the evidence no more than chance (100 of each, and how many)?
 SELECT
-    p.policy,
-    p.example_id,
-    e.question,
-    p.answer,
-    p.mass,
-    p.chance,
-    p.lift,
-    p.map_id
-FROM predictions AS p
-JOIN examples AS e USING (example_id)
-WHERE p.correct AND p.lift <= 0
-ORDER BY p.lift, p.policy, p.example_id;
+    policy,
+    n_of_policy,
+    example_id,
+    question,
+    answer,
+    mass,
+    chance,
+    lift,
+    map_id
+FROM least_looked_at
+ORDER BY lift, policy, example_id;

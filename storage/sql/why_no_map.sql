@@ -2,9 +2,7 @@
 SELECT
     policy,
     unscorable_reason,
-    count(*) AS n,
-    count(*) / sum(count(*)) OVER (PARTITION BY policy) AS share_of_unscorable
-FROM predictions
-WHERE unscorable_reason IS NOT NULL
-GROUP BY policy, unscorable_reason
+    n,
+    n / sum(n) OVER (PARTITION BY policy) AS share_of_unscorable
+FROM unscorable_by_policy
 ORDER BY policy, n DESC, unscorable_reason;

@@ -1,0 +1,172 @@
+"""The answers of the stored queries about data and maps, worked out by hand, and the tables kept for them."""
+
+from pathlib import Path
+
+import pytest
+
+from storage import catalog
+from storage.catalog import CatalogError, build, connect, kept, query, questions
+from storage.lineage import Ledger, Work
+from storage.tables import from_rows
+from tests.benchmarks.queries import Size, fill, reads_kept, same, without_kept
+from tests.storage import small_world
+from tests.storage.small_world import SmallWorld
+
+
+def rows(ledger: Ledger, name: str) -> list[dict]:
+    build(ledger)
+    return query(ledger.store.root, name).to_pylist()
+
+
+def put(ledger: Ledger, table: str, source: str, values: list[dict], summary: dict | None = None) -> None:
+    made = ledger.put_table(Work("by_hand", source), table, table, from_rows(table, values), summary)
+    ledger.point(f"data/{table}", source, made)
+
+
+def example(example_id: str, source: str, **other: object) -> dict:
+    return {**small_world.examples()[0], "example_id": example_id, "source": source, **other}
+
+
+def test_rows_in_and_out_shows_a_lost_row_and_what_was_never_counted(ledger: Ledger) -> None:
+    # harbour: 4 came in, 2 are examples, 1 was refused: 1 is lost. meadow: 1 in, refused. loft holds attic's and did not count.
+    put(ledger, "examples", "harbour", [example("h1", "harbour"), example("h2", "harbour")], {"rows_in": 4})
+    put(ledger, "examples", "meadow", [], {"rows_in": 1})
+    put(ledger, "examples", "loft", [example("a1", "attic")])
+    refused = [{**small_world.refusal(), "source": source} for source in ("harbour", "meadow")]
+    put(ledger, "quarantine", "both", refused)
+    columns = ("source", "rows_in", "n_examples", "n_refused", "lost")
+    assert [tuple(row[c] for c in columns) for row in rows(ledger, "rows_in_and_out")] == [
+        ("harbour", 4, 2, 1, 1),
+        ("meadow", 1, 0, 1, 0),
+        ("attic", None, 1, 0, None),
+        ("loft", None, 0, 0, None),
+    ]
+
+
+def test_duplicates_across_sources_finds_a_re_encoding_and_the_same_file(ledger: Ledger) -> None:
+    # harbour has a (2 examples) and b (1). meadow has a again, re-encoded (1 example), and the file of b (3).
+    a, b = (small_world.image(name, "harbour") for name in ("a.png", "b.png"))
+    again = {**a, "image_sha256": "re-encoded", "source": "meadow"}
+    put(ledger, "images", "harbour", [a, b])
+    put(ledger, "images", "meadow", [again, {**b, "source": "meadow"}])
+    pictures = {
+        "harbour": [a["image_sha256"]] * 2 + [b["image_sha256"]],
+        "meadow": ["re-encoded"] + [b["image_sha256"]] * 3,
+    }
+    for source, names in pictures.items():
+        made = [example(f"{source}{i}", source, image_sha256=name) for i, name in enumerate(names)]
+        put(ledger, "examples", source, made)
+    (row,) = rows(ledger, "duplicates_across_sources")
+    assert row["a_picture"] in (a["pixels_sha256"], b["pixels_sha256"])
+    del row["a_picture"]
+    assert row == {
+        "source": "harbour",
+        "also_in": "meadow",
+        "n_pictures": 2,
+        "n_examples": 3,
+        "n_examples_there": 4,
+    }
+
+
+def test_evidence_sizes_counts_whole_and_nearly_empty_and_leaves_out_what_has_no_box(ledger: Ledger) -> None:
+    # Of 4 with boxes: 0.97 is nearly all, 0.0004 and 0.0008 nearly nothing; median (0.0008 + 0.3) / 2 = 0.1504.
+    areas = {"e1": 0.97, "e2": 0.0008, "e3": 0.3, "e4": 0.0004}
+    made = [example(name, "harbour", n_boxes=2, evidence_area_frac=area) for name, area in areas.items()]
+    put(ledger, "examples", "harbour", [*made, example("e5", "harbour", n_boxes=0, evidence_area_frac=0.0)])
+    (row,) = rows(ledger, "evidence_sizes")
+    assert row.pop("median_area_frac") == pytest.approx(0.1504)
+    assert row == {
+        "source": "harbour",
+        "n_with_boxes": 4,
+        "share_nearly_all": 0.25,
+        "share_nearly_nothing": 0.5,
+        "smallest_area_frac": 0.0004,
+        "smallest_example": "e4",
+    }
+
+
+def test_why_no_map(world: SmallWorld) -> None:
+    # Each policy has no thought on e3 and a map on e2.
+    assert rows(world.ledger, "why_no_map") == [
+        {"policy": name, "unscorable_reason": "no_thought", "n": 1, "share_of_unscorable": 1.0}
+        for name in ("base", "saliency_r1")
+    ]
+
+
+def test_what_is_in_the_archive(world: SmallWorld) -> None:
+    # One map each, on 2 x 5 cells; base has mass 0.2 at chance 0.2, so lift 0.
+    first, second = rows(world.ledger, "what_is_in_the_archive")
+    assert first == {
+        "policy": "base",
+        "method": "cot_rollout",
+        "rows": "predictor",
+        "span": "answer",
+        "n_maps": 1,
+        "cells_least": 10,
+        "cells_most": 10,
+        "mass": 0.2,
+        "chance": 0.2,
+        "lift": 0.0,
+        "pointing": 0.0,
+        "n_scored": 1,
+    }
+    assert (second["policy"], second["lift"], second["pointing"]) == ("saliency_r1", 0.5, 1.0)
+
+
+def test_right_without_looking_lists_the_lowest_hundred_of_each_policy_and_counts_all(
+    world: SmallWorld,
+) -> None:
+    # 103 right answers of lift 0 to -1.02, one wrong, one that looked, one without a map; one of another policy.
+    right = {**world._said("saliency_r1")[0], "policy": "many", "lift": None}
+    said = [{**right, "example_id": f"m{i:03}", "lift": -i / 100} for i in range(103)]
+    said += [
+        {**right, "example_id": "wrong", "lift": -2.0, "correct": False},
+        {**right, "example_id": "looked", "lift": 0.001},
+        {**right, "example_id": "no map"},
+        {**right, "example_id": "m000", "policy": "one", "lift": 0.0},
+    ]
+    put(world.ledger, "predictions", "many", said)
+    put(world.ledger, "examples", "many", [example(f"m{i:03}", "many") for i in range(103)])
+    found = rows(world.ledger, "right_without_looking")
+    assert [row["example_id"] for row in found if row["policy"] == "many"] == [
+        f"m{i:03}" for i in range(102, 2, -1)
+    ]
+    assert {(row["policy"], row["n_of_policy"]) for row in found} == {("many", 103), ("one", 1)}
+    assert found == sorted(found, key=lambda row: (row["lift"], row["policy"], row["example_id"]))
+
+
+def test_kept_tables_say_what_their_views_would(ledger: Ledger, tmp_path: Path) -> None:
+    fill(ledger, Size(n_examples=600, n_policies=2))
+    build(ledger)
+    readers = [name for name in questions() if reads_kept(name)]
+    assert {table for name in readers for table in reads_kept(name)} == set(kept())
+    for name in readers:
+        found = query(ledger.store.root, name)
+        assert found.num_rows
+        assert same(found, without_kept(ledger.store.root, name)), name
+
+
+def test_a_kept_table_that_lags_behind_is_noticed(world: SmallWorld) -> None:
+    build(world.ledger)
+    assert catalog.problems(world.ledger) == []
+    with connect(world.ledger.store.root, read_only=False) as writer:
+        writer.execute("UPDATE scores_by_policy SET lift = lift + 1e-6 WHERE policy = 'base'")
+    assert catalog.problems(world.ledger) == [
+        "scores_by_policy: not as a rebuild makes it; build the catalogue again"
+    ]
+    with connect(world.ledger.store.root, read_only=False) as writer:
+        writer.execute("DROP TABLE scores_by_policy")
+    assert [problem.split(":")[0] for problem in catalog.problems(world.ledger)] == ["scores_by_policy"]
+
+
+def test_a_catalogue_from_before_a_kept_table_says_what_to_do(world: SmallWorld) -> None:
+    build(world.ledger)
+    with connect(world.ledger.store.root, read_only=False) as writer:
+        writer.execute("DROP TABLE scores_by_policy")
+    with pytest.raises(
+        CatalogError, match=r"(?s)'lift_by_policy'.*older than the query, run the job prepare_data"
+    ):
+        query(world.ledger.store.root, "lift_by_policy")
+    with pytest.raises(CatalogError) as own:
+        query(world.ledger.store.root, "SELECT 1 FROM scores_by_policy")
+    assert "older" not in str(own.value)
