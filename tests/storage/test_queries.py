@@ -28,7 +28,8 @@ def example(example_id: str, source: str, **other: object) -> dict:
 
 
 def test_rows_in_and_out_shows_a_lost_row_and_what_was_never_counted(ledger: Ledger) -> None:
-    # harbour: 4 came in, 2 are examples, 1 was refused: 1 is lost. meadow: 1 in, refused. loft holds attic's and did not count.
+    # harbour: 4 came in, 2 are examples, 1 was refused: 1 is lost. meadow: 1 in, refused.
+    # loft holds attic's and did not count.
     put(ledger, "examples", "harbour", [example("h1", "harbour"), example("h2", "harbour")], {"rows_in": 4})
     put(ledger, "examples", "meadow", [], {"rows_in": 1})
     put(ledger, "examples", "loft", [example("a1", "attic")])
