@@ -37,3 +37,21 @@ def test_maps_that_differ_are_not_timed():
     assert done.returncode == 2
     assert not done.stdout
     assert "map: plain and engine differ by" in done.stderr
+
+
+def test_the_map_as_a_loss_is_measured_against_the_same_step_without():
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.map_loss_cost",
+        "--small",
+        "--processes",
+        "1",
+        "--rounds",
+        "1",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert set(found["ratios"]) == {"time", "peak_memory"}
+    assert found["gradient_norms"]["map"] != found["gradient_norms"]["plain"]
