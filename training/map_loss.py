@@ -4,9 +4,9 @@ Only the number and its reasons belong here; when it is added to what is `traini
 graph `training/saliency.py`. The map before relu is compared, never its positive part: where nothing is positive, that
 part has no gradient, and a policy that once lost its map could not find it again.
 
-Cost, as `python -m tests.benchmarks.map_loss_cost` measures it on one CPU thread: a step forward and backward takes 1.15
-times as long as without the map, and no more memory at its peak (that is the head's gradient); until the backward pass
-the graph keeps, for each layer, heads x (thought + answer tokens) x length weights twice.
+Cost, as `python -m tests.benchmarks.map_loss_cost` measures it on one CPU thread: a step forward and backward takes
+1.15 times as long as without the map, and no more memory at its peak (that is the head's gradient). Until the backward
+pass the graph keeps, for each layer, heads x (thought + answer tokens) x length weights.
 """
 
 from collections.abc import Sequence
