@@ -264,9 +264,9 @@ def _fits(value: object, kind: type, limit: Any) -> bool:
     if isinstance(value, list):
         known = [each for each in value if isinstance(each, str) and each in limit]
         return 0 < len(set(known)) == len(value)
-    return (
-        limit is None or value in limit if kind is not str else bool(value) and (not limit or value in limit)
-    )
+    if kind is str and not value:
+        return False
+    return limit is None or value in limit
 
 
 def _wanted(kind: type, limit: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from storage.archive import map_id
+from storage.archive import map_id, region_columns
 from storage.rows import Row
 from training.config import EvaluateSettings
 from training.conversation import SYSTEM_PROMPT
@@ -61,7 +61,7 @@ def _arrays(flow: TokenFlow) -> dict[str, Any]:
         "answer_tokens": list(flow.answers),
         "grid_h": flow.thought_maps.shape[1],
         "grid_w": flow.thought_maps.shape[2],
-        **dict(zip(("region_x1", "region_y1", "region_x2", "region_y2"), flow.region, strict=True)),
+        **region_columns(flow.region),
         "looked_at": flow.thought_maps.ravel(),
         "thoughts_used": flow.thoughts_used.ravel(),
         "reached_answer": flow.answer_maps.ravel(),

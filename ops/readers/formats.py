@@ -89,17 +89,19 @@ _OF_VISUAL_GENOME: Mapping[str, tuple[type, Any]] = {
 
 
 def _detections(
-    read: Callable[..., Iterator[RawRow]], boxes: str, options: Mapping[str, tuple[type, Any]]
+    read: Callable[..., Iterator[RawRow]],
+    boxes: str,
+    options: Mapping[str, tuple[type, Any]],
+    file_options: Mapping[str, str | None] | None = None,
 ) -> Format:
     """A format without questions whose reader takes its options by name."""
 
     options = {**options, **templated.OPTIONS}
-    named = {name: None for name in options if name == "label_names"}
     return Format(
         lambda files, told: read(files, told.annotations, **_own(told, options)),
         boxes,
         options,
-        file_options=named,
+        file_options=file_options or {},
     )
 
 
@@ -142,6 +144,7 @@ FORMATS: Mapping[str, Format] = {
         open_images.read,
         "XMin, XMax, YMin, YMax as shares of width and height, 0 to 1",
         open_images.OPTIONS,
+        {"label_names": None},
     ),
     "flickr30k": Format(
         lambda files, told: flickr30k.read(

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from ops.questions import USUAL
 from ops.readers.detections import Detection, Pictured, annotation_files, picture_name, rows
-from ops.readers.json_files import whole_file
+from ops.readers.json_files import whole_list
 from ops.readers.rows import FieldError, Origin, PictureRef, RawBox, RawRow, Refusal, as_object, shown
 from ops.readers.shapes import around, around_turned
 from ops.source_files import SourceFiles
@@ -43,12 +43,9 @@ def read(
 ) -> Iterator[RawRow]:
     """Yield the raw rows of one JSON file, or of all below a folder."""
     for name in annotation_files(files, annotations, ".json"):
-        tasks = whole_file(files, name)
+        tasks = whole_list(files, name, "tasks")
         if isinstance(tasks, Refusal):
             yield tasks
-        elif not isinstance(tasks, list):
-            detail = f"wanted a list of tasks, saw {shown(tasks)}"
-            yield Refusal(Origin(name, None, tasks), "read", "broken_json", detail)
         else:
             yield from rows(
                 _pictures(name, tasks, images, image_field, take, annotator), CONVENTION, templates

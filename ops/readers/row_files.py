@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ops.readers.json_files import file_bytes, lines, whole_file
+from ops.readers.json_files import file_bytes, lines, whole_list
 from ops.readers.rows import FieldError, Origin, PictureRef, Refusal, file_name, shown
 from ops.source_files import SourceFiles
 
@@ -88,12 +88,9 @@ def _readers(delimiter: str | None) -> dict[str, Callable[[SourceFiles, str], It
 
 
 def _json_list(files: SourceFiles, name: str) -> Iterator[Row]:
-    content = whole_file(files, name)
+    content = whole_list(files, name, "rows")
     if isinstance(content, Refusal):
         yield content
-    elif not isinstance(content, list):
-        detail = f"wanted a list of rows, saw {shown(content)}"
-        yield Refusal(Origin(name, None, content), "read", "broken_json", detail)
     else:
         yield from ((Origin(name, place, value), value) for place, value in enumerate(content))
 

@@ -123,8 +123,9 @@ def _members(
     name: str,
     pictures: Pictures,
     key: str,
-    example: Callable[[Origin, PictureRef, Mapping[str, object]], RawExample],
-) -> Iterator[RawRow]:
+    take: Callable[[Origin, PictureRef, Mapping[str, object]], RawExample | None],
+) -> Iterator[RawExample | Refusal]:
+    """What `take` makes of each member of the lists `key`, if anything, and what is refused."""
     for entry in _entries(files, name, key, pictures):
         if isinstance(entry, Refusal):
             yield entry
@@ -133,9 +134,12 @@ def _members(
         for member in members:
             own = Origin(origin.source_file, origin.source_row, member)
             try:
-                yield example(own, pictures[image], as_object(member))
+                made = take(own, pictures[image], as_object(member))
             except FieldError as error:
                 yield error.refusal(own)
+            else:
+                if made is not None:
+                    yield made
 
 
 def _region(origin: Origin, picture: PictureRef, row: Mapping[str, object]) -> RawExample:
@@ -228,19 +232,11 @@ def _index_regions(
     pictures: Pictures,
     known: Regions,
 ) -> Iterator[Refusal]:
-    for entry in _entries(files, name, "regions", pictures):
-        if isinstance(entry, Refusal):
-            yield entry
-            continue
-        origin, image, members = entry
-        for member in members:
-            own = Origin(origin.source_file, origin.source_row, member)
-            try:
-                row = as_object(member)
-                region = identifier(row, "region_id")
-                if region in known:
-                    raise FieldError("read", "duplicate_example", f"region_id {region[1]!r} is taken")
-                phrase = required_text(row, "phrase", "read", "missing_field")
-                known[region] = pictures[image], RawBox(_xywh(row), phrase, own)
-            except FieldError as error:
-                yield error.refusal(own)
+    def keep(own: Origin, picture: PictureRef, row: Mapping[str, object]) -> None:
+        region = identifier(row, "region_id")
+        if region in known:
+            raise FieldError("read", "duplicate_example", f"region_id {region[1]!r} is taken")
+        phrase = required_text(row, "phrase", "read", "missing_field")
+        known[region] = picture, RawBox(_xywh(row), phrase, own)
+
+    return (row for row in _members(files, name, pictures, "regions", keep) if isinstance(row, Refusal))

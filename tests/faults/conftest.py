@@ -2,46 +2,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
-import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from storage.lineage import Ledger
 from storage.objects import Store
 from tests.faults.faulty_s3 import FaultyS3
+from tests.s3_server import clients_of, s3_server
 from tests.storage.small_world import SmallWorld
 
 
 @pytest.fixture(scope="session")
 def sound_s3() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
 def s3(sound_s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
-    with FaultyS3(sound_s3) as proxy:
-        for name, value in {
-            "AWS_ENDPOINT_URL": proxy.url,
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": str(tmp_path / "none"),
-            "HOME": str(tmp_path / "home"),
-            "SALIENCY_R1_S3_CONNECT_TIMEOUT_S": "1",
-            "SALIENCY_R1_S3_READ_TIMEOUT_S": "1",
-            "SALIENCY_R1_S3_ATTEMPTS": "2",
-            "SALIENCY_R1_S3_PART_MIB": "5",
-        }.items():
-            monkeypatch.setenv(name, value)
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
-            monkeypatch.delenv(name, raising=False)
-        fsspec.filesystem("s3").clear_instance_cache()  # an instance of another test has another server
+    limits = {"CONNECT_TIMEOUT_S": "1", "READ_TIMEOUT_S": "1", "ATTEMPTS": "2", "PART_MIB": "5"}
+    told = {f"SALIENCY_R1_S3_{name}": value for name, value in limits.items()}
+    with FaultyS3(sound_s3) as proxy, clients_of(proxy.url, tmp_path, monkeypatch, **told):
         yield proxy
-        fsspec.filesystem("s3").clear_instance_cache()
 
 
 class Behind:

@@ -5,9 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import boto3
-import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from ops.normalise import normalise
 from ops.sources import Source, deliver, fingerprint
@@ -16,28 +14,14 @@ from tests.ops.delivery import coco, encoded, json_lines, new_store, pixels, que
 from tests.ops.rosetta_answers import SETS, are_the_examples, are_the_pictures
 from tests.ops.rosetta_set import put_pictures
 from tests.ops.rosetta_writers import DETECTIONS, WHOLE_DETECTIONS
+from tests.s3_server import clients_of, s3_server
 
 
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": str(tmp_path / "none"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
-        monkeypatch.delenv(name, raising=False)
-    fsspec.filesystem("s3").clear_instance_cache()  # an instance of another test has another server
-    boto3.client("s3").create_bucket(Bucket="shelves")
-    yield "s3://shelves"
-    fsspec.filesystem("s3").clear_instance_cache()
-    server.stop()
+    with s3_server() as endpoint, clients_of(endpoint, tmp_path, monkeypatch):
+        boto3.client("s3").create_bucket(Bucket="shelves")
+        yield "s3://shelves"
 
 
 def test_a_source_in_a_bucket_is_read_like_a_folder(bucket, tmp_path):

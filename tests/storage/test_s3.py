@@ -4,45 +4,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
-import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from storage import catalog, lineage
 from storage.catalog import CatalogError, build, connect, query
 from storage.lineage import Ledger, LineageError, unbroken
 from storage.objects import Store, StoreError, sha256_folder
 from storage.rows import rows_from_paths, rows_of_split
+from tests.s3_server import clients_of, s3_server
 from tests.storage.small_world import SmallWorld
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture
 def root(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "it's a key",
-        "AWS_SECRET_ACCESS_KEY": "it's a secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": str(tmp_path / "none"),
-        "HOME": str(tmp_path / "home"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
-        monkeypatch.delenv(name, raising=False)
-    fsspec.filesystem("s3").clear_instance_cache()  # an instance of another test has another server
-    bucket = tmp_path.name.replace("_", "-")
-    boto3.client("s3").create_bucket(Bucket=bucket)
-    yield f"s3://{bucket}/some/prefix"
-    fsspec.filesystem("s3").clear_instance_cache()
+    keys = {"AWS_ACCESS_KEY_ID": "it's a key", "AWS_SECRET_ACCESS_KEY": "it's a secret"}
+    with clients_of(endpoint, tmp_path, monkeypatch, **keys):
+        bucket = tmp_path.name.replace("_", "-")
+        boto3.client("s3").create_bucket(Bucket=bucket)
+        yield f"s3://{bucket}/some/prefix"
 
 
 @pytest.fixture
