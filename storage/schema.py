@@ -9,6 +9,7 @@ import pyarrow as pa
 from storage.columns import column as _column
 from storage.columns import maybe as _maybe
 from storage.columns import region
+from storage.data_columns import BOXES, EXAMPLE_ID, EXAMPLES, IMAGE, IMAGES, QUARANTINE, SPLITS
 from storage.flow_columns import FLOW_COLUMNS
 
 SCHEMA_VERSION = 3
@@ -83,10 +84,6 @@ _POLICY_ID = _column(
     "policy_id", _TEXT, "the policy's name and the first 12 hex digits of the work that made it"
 )
 _POLICY = _column("policy", _TEXT, "the policy's name: base, cold_start or a recipe")
-_EXAMPLE_ID = _column(
-    "example_id", _TEXT, "stable hash of source, picture, question, answer and boxes, not of its place"
-)
-_IMAGE = _column("image_sha256", _TEXT, "sha256 of the picture file's bytes")
 _COMPLETION_SHA = _column("completion_sha256", _TEXT, "sha256 of the completion's UTF-8 text")
 _UNSCORABLE = _maybe(
     "unscorable_reason", _TEXT, "why no map could be scored, from a closed list; null = scored"
@@ -99,84 +96,6 @@ _LIFT = _maybe("lift", _F64, "(mass - chance) / (1 - chance): 0 = a uniform map,
 _POINTING = _maybe("pointing_hit", _BOOL, "whether the map's highest cell lies on the evidence")
 _IOU = _maybe("iou_area", _F64, "overlap (IoU) of the evidence with the map's top cells of the same area")
 _AUROC = _maybe("auroc", _F64, "area under the ROC curve of the cells against the evidence; chance is 0.5")
-
-_IMAGES = pa.schema(
-    [
-        _IMAGE,
-        _column(
-            "pixels_sha256",
-            _TEXT,
-            "sha256 of '<width>x<height>' and the upright RGB bytes: same for re-encodings",
-        ),
-        _column("thumb", _BYTES, "16 x 16 x 3 uint8 RGB, box-averaged, row-major: finds near duplicates"),
-        _column("source", _TEXT, "the source that delivered the picture first"),
-        _column("source_file", _TEXT, "the annotation file that named the picture, relative to the source"),
-        _column("file_name", _TEXT, "the picture's name as delivered, relative to the source"),
-        _column(
-            "uri",
-            _TEXT,
-            "where the picture lies: relative to the root if made there, else a path or s3:// address",
-        ),
-        _column("format", _TEXT, "the encoding found in the bytes, such as PNG or JPEG"),
-        _column("width_px", _I32, "width of the EXIF-upright picture in pixels"),
-        _column("height_px", _I32, "height of the EXIF-upright picture in pixels"),
-        _column("n_bytes", _I64, "size of the picture file in bytes"),
-        _maybe("bytes", _BYTES, "the picture file itself, as delivered; null when kept by reference"),
-    ]
-)
-
-_EXAMPLES = pa.schema(
-    [
-        _EXAMPLE_ID,
-        _column("source", _TEXT, "the source that the example came from"),
-        _column("source_file", _TEXT, "the raw file that holds the row, relative to the source"),
-        _column("source_row", _I64, "0-based row in that file's list"),
-        _IMAGE,
-        _column("question", _TEXT, "the question as it is put to the policy"),
-        _column("answer", _TEXT, "the reference answer"),
-        _column("accepted_answers", pa.list_(_TEXT), "other answers that count as right; may be empty"),
-        _column("answer_type", _TEXT, "which scorer judges the answer: word, yes_no, number, choice or text"),
-        _maybe("question_kind", _TEXT, "what the question asks about, such as colour, count or relation"),
-        _maybe("slice", _TEXT, "name of a marked test slice, such as prior_conflict"),
-        _maybe("condition", _TEXT, "side of the slice: conflict or control"),
-        _maybe("reasoning", _TEXT, "a written reasoning for the cold start"),
-        _column("n_boxes", _I32, "number of evidence boxes"),
-        _column("evidence_area_frac", _F64, "share of the picture covered by the union of the boxes, 0 to 1"),
-    ]
-)
-
-_BOXES = pa.schema(
-    [
-        _EXAMPLE_ID,
-        _column("box_index", _I32, "0-based place of the box in its example"),
-        _column("x1_px", _F64, "left edge in pixels of the upright picture"),
-        _column("y1_px", _F64, "top edge in pixels"),
-        _column("x2_px", _F64, "right edge in pixels, exclusive"),
-        _column("y2_px", _F64, "bottom edge in pixels, exclusive"),
-        _maybe("label", _TEXT, "what the box holds, as the source names it"),
-    ]
-)
-
-_QUARANTINE = pa.schema(
-    [
-        _column("source", _TEXT, "the source that delivered the refused row"),
-        _maybe("source_file", _TEXT, "the raw file that holds the row; null when the file itself is missing"),
-        _maybe("source_row", _I64, "0-based row in that file's list; null when the whole file was refused"),
-        _column("stage", _TEXT, "where it was refused: read, picture, box, question or split"),
-        _column("reason", _TEXT, "why, from a closed list"),
-        _column("detail", _TEXT, "what was seen and what was wanted"),
-        _column("raw", _TEXT, "the row as JSON, cut at 2,000 characters"),
-    ]
-)
-
-_SPLITS = pa.schema(
-    [
-        _EXAMPLE_ID,
-        _IMAGE,
-        _column("split", _TEXT, "train, val, test or excluded"),
-        _column("split_rule", _TEXT, "the rule that placed the picture: content_hash, near_duplicate, ..."),
-    ]
-)
 
 _TRAINING_STEPS = pa.schema(
     [
@@ -218,7 +137,7 @@ _COMPLETIONS = pa.schema(
     [
         _POLICY_ID,
         _column("step", _I32, "optimiser step that sampled the completion, from 1"),
-        _EXAMPLE_ID,
+        EXAMPLE_ID,
         _column("completion", _TEXT, "the sampled text"),
         _maybe("reward_format", _F64, "format reward"),
         _maybe("reward_accuracy", _F64, "accuracy reward; null = the answer could not be judged"),
@@ -233,8 +152,8 @@ _PREDICTIONS = pa.schema(
     [
         _POLICY_ID,
         _POLICY,
-        _EXAMPLE_ID,
-        _IMAGE,
+        EXAMPLE_ID,
+        IMAGE,
         _column("completion", _TEXT, "the whole text that the policy wrote"),
         _COMPLETION_SHA,
         _maybe("thought", _TEXT, "the text between the think tags; null when there is none"),
@@ -297,8 +216,8 @@ _SALIENCY_MAPS = pa.schema(
         _column("map_id", _TEXT, "24 hex digits, hash of policy, example, completion, method and span"),
         _POLICY_ID,
         _POLICY,
-        _EXAMPLE_ID,
-        _IMAGE,
+        EXAMPLE_ID,
+        IMAGE,
         _COMPLETION_SHA,
         _column("method", _TEXT, "how the map was computed, such as cot_rollout"),
         _column("rows", _TEXT, "which query stands for a token: its predictor or its own state"),
@@ -323,8 +242,8 @@ _TOKEN_FLOWS = pa.schema(
         _column("flow_id", _TEXT, "24 hex digits, hash of policy, example, completion and rows"),
         _POLICY_ID,
         _POLICY,
-        _EXAMPLE_ID,
-        _IMAGE,
+        EXAMPLE_ID,
+        IMAGE,
         _COMPLETION_SHA,
         _column("rows", _TEXT, "which query stands for a token: its predictor or its own state"),
         _maybe("unscorable_reason", _TEXT, "why there is no flow, from a closed list; null = there is one"),
@@ -369,11 +288,11 @@ _FAITHFULNESS = pa.schema(
 )
 
 TABLES: dict[str, pa.Schema] = {
-    "images": _IMAGES,
-    "examples": _EXAMPLES,
-    "boxes": _BOXES,
-    "quarantine": _QUARANTINE,
-    "splits": _SPLITS,
+    "images": IMAGES,
+    "examples": EXAMPLES,
+    "boxes": BOXES,
+    "quarantine": QUARANTINE,
+    "splits": SPLITS,
     "training_steps": _TRAINING_STEPS,
     "completions": _COMPLETIONS,
     "predictions": _PREDICTIONS,
