@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.objects import Store, StoreError, checked_relative, read_uri, remote_names
+from storage.objects import Store, StoreError, checked_relative, copy_uri, read_uri, remote_names
 
 GENERATED = "generated/"
 """Locations that start so lie below the root of everything else."""
@@ -46,15 +46,40 @@ class SourceFiles:
         """Where a file lies; a generated one relative to the root, as the location is written."""
         return f"{self._as_written}/{name}"
 
+    def name_problem(self, name: str) -> FileProblem | None:
+        """What is wrong with a file's name as such; whether there is such a file is not looked at."""
+        try:
+            checked_relative(name)
+        except StoreError as error:
+            return FileProblem("unsafe_path", str(error))
+        return None
+
+    def local_copy(self, name: str, folder: Path) -> Path | FileProblem:
+        """A path of the file on this machine: its own, or that of a copy in `folder`. Raises StoreError as `read`."""
+        problem = self.name_problem(name)
+        path = Path(f"{self._address}/{name}")
+        if problem is None and self._is_local:
+            problem = self._local_problem(path)
+        if problem is not None or self._is_local:
+            return problem or path
+        path = folder / f"copy{Path(name).suffix}"
+        try:
+            copy_uri(f"{self._address}/{name}", path)
+        except StoreError as error:
+            if not isinstance(error.__cause__, FileNotFoundError | PermissionError):
+                raise
+            missing = isinstance(error.__cause__, FileNotFoundError)
+            return FileProblem("missing_file" if missing else "unreadable_file", str(error)[:500])
+        return path
+
     def read(self, name: str) -> bytes | FileProblem:
         """The bytes of a file by its name relative to the location, with forward slashes.
 
         Raises StoreError if a bucket's server fails: that says nothing of the file; run again.
         """
-        try:
-            checked_relative(name)
-        except StoreError as error:
-            return FileProblem("unsafe_path", str(error))
+        problem = self.name_problem(name)
+        if problem is not None:
+            return problem
         address = f"{self._address}/{name}"
         if self._is_local:
             problem = self._local_problem(Path(address))
