@@ -4,6 +4,7 @@ A picture goes this way if all that stands on it is good: then only questions ar
 ids and boxes are those that `ops/row_lane.py` would make of the same rows. Not here: what is wrong with the others.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 from hashlib import sha256
@@ -17,10 +18,11 @@ from ops.boxes import union_areas, xywh_columns
 from ops.pieces import Piece
 from ops.questions import TEMPLATES, Asked, ask_of_kind, ninth_of, words_of
 from ops.readers.coco_scan import DetectionPiece
-from storage.tables import schema_of
+from storage.tables import digests, schema_of
 
 CONVENTION = "xywh_px"
 _KINDS = {"all", "alone"}
+_WORDED = ("question", "answer", "accepted_answers", "answer_type", "question_kind", "reasoning")
 
 
 def can_take(piece: DetectionPiece) -> bool:
@@ -68,13 +70,13 @@ def take(piece: DetectionPiece, source: str, images: pa.Table, plain: np.ndarray
         "example_id": ids,
         "source": _repeated(source, n),
         "source_file": _repeated(piece.source_file, n),
-        "source_row": groups.first_place[group],
+        "source_row": pa.array(groups.first_place[group]),
         "image_sha256": sha,
         **{name: wordings[name].take(texts) for name in wordings.column_names if name != "identity"},
         "slice": pa.nulls(n, pa.string()),
         "condition": pa.nulls(n, pa.string()),
-        "n_boxes": groups.n_boxes[group].astype(np.int32),
-        "evidence_area_frac": area_frac[group],
+        "n_boxes": pa.array(groups.n_boxes[group].astype(np.int32)),
+        "evidence_area_frac": pa.array(area_frac[group]),
     }
     place = piece.pictures["place"].to_numpy()
     boxes, of_example = groups.box_rows(group, ids)
@@ -153,8 +155,11 @@ class _Groups:
         )
         columns = {
             "example_id": ids.take(pa.array(of_example)),
-            "box_index": index.astype(np.int32),
-            **{f"{name}_px": self._edges[at, side] for side, name in enumerate(("x1", "y1", "x2", "y2"))},
+            "box_index": pa.array(index.astype(np.int32)),
+            **{
+                f"{name}_px": pa.array(self._edges[at, side])
+                for side, name in enumerate(("x1", "y1", "x2", "y2"))
+            },
             "label": labels.cast(pa.string()),
         }
         return pa.table(columns).cast(schema_of("boxes")), of_example
@@ -203,34 +208,36 @@ def _texts(
         rest, place = divmod(rest, 9)
         number, of_label = divmod(rest, len(piece.labels))
         asked.append(ask_of_kind(piece.templates[number], piece.labels[of_label], n, place))
-    return pa.array(which.astype(np.int32)), _wordings(asked)
+    return pa.array(which), _wordings(asked)
 
 
 def _wordings(asked: Sequence[Asked]) -> pa.Table:
-    fields = ("question", "answer", "accepted_answers", "answer_type", "question_kind", "reasoning")
     schema = schema_of("examples")
-    columns = {
-        name: pa.array([getattr(each, name) for each in asked], schema.field(name).type) for name in fields
-    }
-    identity = [f'", {json.dumps(each.question)}, {json.dumps(each.answer)}, [' for each in asked]
-    return pa.table({**columns, "identity": pa.array(identity, pa.string())})
+    rows = list(zip(*map(_in_columns, asked), strict=True)) or [()] * (len(_WORDED) + 1)
+    columns = {name: pa.array(rows[at], schema.field(name).type) for at, name in enumerate(_WORDED)}
+    return pa.table({**columns, "identity": pa.array(rows[-1], pa.string())})
+
+
+@functools.lru_cache(maxsize=100_000)
+def _in_columns(asked: Asked) -> tuple[Any, ...]:
+    """What stands in the examples table, and the part of the JSON that is hashed between picture and boxes."""
+    identity = f'", {json.dumps(asked.question)}, {json.dumps(asked.answer)}, ['
+    return (*(getattr(asked, name) for name in _WORDED), identity)
 
 
 def _ids(source: str, sha: pa.ChunkedArray, texts: pa.ChunkedArray, boxes: pa.Array) -> pa.Array:
     """What `ops.row_lane.example_id` gives, for all at once: the hash of the same JSON."""
     written = pc.binary_join_element_wise(f'[{json.dumps(source)}, "', sha, texts, boxes, "]]", "")
-    hashes = [sha256(each).hexdigest()[:24] for each in written.cast(pa.binary()).to_pylist()]
-    return pa.array(hashes, pa.string())
+    return digests(
+        b"".join([sha256(each).digest()[:12] for each in written.cast(pa.binary()).to_pylist()]), 24
+    )
 
 
 def _as_python_writes(values: np.ndarray) -> pa.Array:
     """Numbers as `repr` writes them."""
     size = np.abs(values)
     texts = pc.cast(pa.array(values), pa.string())
-    texts = pc.if_else(
-        pa.array(values == np.floor(values)), pc.binary_join_element_wise(texts, ".0", ""), texts
-    )
-    other = ((size < 1e-4) & (size != 0)) | (size >= 1e15)
+    other = (values == np.floor(values)) | (size < 1e-4) | (size >= 1e15)
     if other.any():
         written = [repr(value) for value in values[other].tolist()]
         texts = pc.replace_with_mask(texts, pa.array(other), pa.array(written, pa.string()))
@@ -238,4 +245,4 @@ def _as_python_writes(values: np.ndarray) -> pa.Array:
 
 
 def _repeated(text: str, n: int) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), [text]).cast(pa.string())
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([text])).cast(pa.string())

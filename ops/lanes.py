@@ -3,7 +3,7 @@
 Not here: what either way makes of them (`ops/column_lane.py`, `ops/row_lane.py`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ops import column_lane
+from ops.ahead import ahead
 from ops.picture_rows import Opened, PictureRows, Unusable
 from ops.pieces import Piece, nothing, together
 from ops.readers.coco_scan import DetectionPiece
@@ -30,8 +31,9 @@ def pieces(source: Source, store: Store, folder: Path) -> Iterator[Piece]:
     """All of a source, piece by piece. `folder`: an empty one for what does not fit into memory meanwhile."""
     files = SourceFiles(source.location, store)
     lanes = _Lanes(source, files)
-    for piece in pieces_of(source, files, folder):
-        yield from lanes.made(piece)
+    found = pieces_of(source, files, folder)
+    for made in ahead(lanes.begun, found, n_threads=2, n_ahead=3):
+        yield from made
 
 
 class _Lanes:
@@ -44,17 +46,15 @@ class _Lanes:
         self._clip = bool(source.options.get("clip_boxes", False))
         self._sizes_must_agree = source.options.get("annotated_size", "must_agree") == "must_agree"
 
-    def made(self, piece: DetectionPiece | Iterator[RawRow]) -> Iterator[Piece]:
-        """What comes of a piece of the source."""
+    def begun(self, piece: DetectionPiece | Iterator[RawRow]) -> Iterable[Piece]:
+        """What comes of a piece of the source: made, where it takes no pictures and little memory, else on demand."""
         if not isinstance(piece, DetectionPiece):
-            yield from self._rows.pieces(piece)
-        elif not column_lane.can_take(piece):
-            yield from self._rows.pieces(piece.rows(piece.pictures["place"].to_pylist()))
-        elif self._pictures.are_read:
-            for stretch in piece.stretches(PICTURES_AT_ONCE):
-                yield self._detections(stretch)
-        else:
-            yield self._detections(piece)
+            return self._rows.pieces(piece)
+        if not column_lane.can_take(piece):
+            return self._rows.pieces(piece.rows(piece.pictures["place"].to_pylist()))
+        if self._pictures.are_read:
+            return map(self._detections, piece.stretches(PICTURES_AT_ONCE))
+        return [self._detections(piece)]
 
     def _detections(self, piece: DetectionPiece) -> Piece:
         pictures = self._opened(piece) if self._pictures.are_read else self._named(piece)

@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from ops.ahead import ahead
 from ops.lanes import pieces
 from ops.pieces import Piece
 from ops.readers.rows import Origin, Refusal, shown
@@ -104,14 +106,19 @@ def normalise_into(source: Source, store: Store, folder: Path) -> Written:
         writers = {
             name: files.enter_context(TableWriter(name, folder / f"{name}.parquet")) for name in TABLES
         }
-        for piece in pieces(source, store, Path(aside)):
-            for name, table in gathered.take(piece).items():
-                if table.num_rows:
-                    writers[name].write(table)
+        new = (gathered.take(piece) for piece in pieces(source, store, Path(aside)))
+        for _ in ahead(partial(_write, writers), new, n_threads=1, n_ahead=2):
+            pass
     written = Written(folder, gathered.counts, dict(gathered.reasons.most_common()), gathered.first_refusal)
     if not written.counts["rows_out"]:
         raise NothingLeft(source.name, written)
     return written
+
+
+def _write(writers: Mapping[str, TableWriter], tables: Mapping[str, pa.Table]) -> None:
+    for name, table in tables.items():
+        if table.num_rows:
+            writers[name].write(table)
 
 
 class _Gathered:

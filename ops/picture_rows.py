@@ -20,7 +20,7 @@ from ops.readers.rows import PictureRef
 from ops.source_files import FileProblem, SourceFiles
 from ops.sources import Source
 from storage.objects import sha256_bytes
-from storage.tables import schema_of
+from storage.tables import digests, schema_of
 
 KEPT, REFERENCED, UNREAD = "kept", "referenced", "unread"
 _REMEMBERED = 100_000
@@ -107,15 +107,15 @@ class PictureRows:
         for row in np.flatnonzero(doubtful).tolist():
             safe[row] = self._files.name_problem(texts[row]) is None
         uris = pc.binary_join_element_wise(self._files.uri(""), names, "")
-        hashes = [sha256(uri).hexdigest() for uri in uris.cast(pa.binary()).to_pylist()]
+        hashes = b"".join([sha256(uri).digest() for uri in uris.cast(pa.binary()).to_pylist()])
         columns = {
-            "image_sha256": pa.array(hashes, pa.string()),
+            "image_sha256": digests(hashes, 64),
             "source": [self._source.name] * len(texts),
             "source_file": [self._source.annotations] * len(texts),
             "file_name": names,
             "uri": uris,
-            "width_px": sizes_wh[:, 0],
-            "height_px": sizes_wh[:, 1],
+            "width_px": pa.array(sizes_wh[:, 0]),
+            "height_px": pa.array(sizes_wh[:, 1]),
         }
         schema = schema_of("images")
         absent = {f.name: pa.nulls(len(texts), f.type) for f in schema if f.name not in columns}

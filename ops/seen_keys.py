@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from storage.tables import digest_bytes
+
 
 @dataclass(frozen=True)
 class _Run:
@@ -80,8 +82,7 @@ def _columns(run: _Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _parts(hashes: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    data = bytes.fromhex("".join(hashes.to_pylist()))
-    table = np.frombuffer(data, np.uint8).reshape(len(hashes), -1)
+    table = np.frombuffer(digest_bytes(hashes), np.uint8).reshape(len(hashes), -1)
     first = np.ascontiguousarray(table[:, :8]).view(np.uint64).ravel()
     rest = np.ascontiguousarray(table[:, 8:])
     return first, rest.view(f"V{rest.shape[1]}").ravel() if rest.shape[1] else np.zeros(len(first), "V1")

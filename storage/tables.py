@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -21,8 +22,12 @@ _TABLE_KEY = b"saliency_r1.table"
 _ROWS_PER_GROUP = {"images": 1_000, "saliency_maps": 20_000}
 _DEFAULT_ROWS_PER_GROUP = 100_000
 _BYTES_PER_GROUP = 64 * 2**20
-_UNLIKE: frozenset[str] = frozenset()
-"""Columns of which no two values are alike, so that a dictionary of them is as long as they are."""
+_SELDOM_ALIKE = {
+    "images": {"image_sha256", "pixels_sha256", "file_name", "uri"},
+    "examples": {"example_id", "source_row", "evidence_area_frac"},
+    "boxes": {"example_id", "x1_px", "y1_px", "x2_px", "y2_px"},
+}
+"""Columns of large tables whose values are too seldom alike for a dictionary to be worth its making."""
 # What a diverging run measured is reported as it was; everywhere else "could not be measured" is null.
 _MAY_BE_NOT_FINITE = {"training_steps"}
 
@@ -41,6 +46,25 @@ def schema_of(name: str) -> pa.Schema:
 def empty(name: str) -> pa.Table:
     """A table without rows, with the right columns."""
     return schema_of(name).empty_table()
+
+
+def digests(data: bytes, n_digits: int) -> pa.Array:
+    """Hashes, one after the other in `data`, as texts of `n_digits` hex digits each."""
+    n = 2 * len(data) // n_digits
+    offsets = np.arange(0, n_digits * n + 1, n_digits, dtype=np.int32)
+    return pa.StringArray.from_buffers(n, pa.py_buffer(offsets), pa.py_buffer(data.hex().encode()))
+
+
+def digest_bytes(texts: pa.ChunkedArray) -> bytes:
+    """The other way round; `texts` are hex digits without nulls."""
+    return bytes.fromhex("".join(_text_of(chunk) for chunk in texts.chunks))
+
+
+def _text_of(chunk: pa.StringArray) -> str:
+    if not len(chunk):
+        return ""
+    offsets = np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+    return chunk.buffers()[2][offsets[0] : offsets[-1]].to_pybytes().decode()
 
 
 def from_rows(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -132,8 +156,9 @@ class TableWriter:
         self._name, self._schema = name, schema_of(name)
         self._n_per_group = _ROWS_PER_GROUP.get(name, _DEFAULT_ROWS_PER_GROUP)
         self._sizes = self._schema.get_field_index("bytes")
-        plain = [f.name for f in self._schema if not pa.types.is_binary(f.type) and f.name not in _UNLIKE]
-        self._file = pq.ParquetWriter(target, self._schema, compression="zstd", use_dictionary=plain)
+        unlike = _SELDOM_ALIKE.get(name, set()) | {f.name for f in self._schema if pa.types.is_binary(f.type)}
+        alike = [column for column in self._schema.names if column not in unlike]
+        self._file = pq.ParquetWriter(target, self._schema, compression="zstd", use_dictionary=alike)
         self._waiting: list[pa.Table] = []
         self.n_rows = self._n_waiting = self._n_groups = 0
 

@@ -161,5 +161,12 @@ def looked_up(values: np.ndarray, keys: np.ndarray, found: np.ndarray) -> np.nda
     """What stands under each value among the sorted keys, int64; -1 for none."""
     if not len(keys):
         return np.full(len(values), -1)
+    span = int(keys[-1]) - int(keys[0]) + 1
+    if span <= 8 * len(keys) + 1024:  # numbers that lie close, as they do nearly everywhere
+        table = np.full(span, -1)
+        table[keys - keys[0]] = found
+        at = values - keys[0]
+        inside = (values >= keys[0]) & (values <= keys[-1])
+        return np.where(inside, table[np.where(inside, at, 0)], -1)
     at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
     return np.where(keys[at] == values, found[at], -1)

@@ -31,7 +31,7 @@ from ops.readers.detections import picture_name
 from ops.readers.json_arrays import Block, NotStreamable, blocks
 from ops.readers.rows import Origin, PictureRef, RawRow, Refusal
 
-PIECE_BYTES = 16 * 2**20
+PIECE_BYTES = 6 * 2**20
 """Bytes of the annotation file, on average, that stand on the pictures of one piece."""
 MAX_PIECES = 256
 IMAGES = "images.arrow"

@@ -7,7 +7,9 @@ Not here: what entries mean. A file that is no such object, is broken or repeats
 
 import json
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -19,6 +21,9 @@ BLOCK_BYTES = 4 * 2**20
 MAX_VALUE_BYTES = 64 * 2**20
 """A longer entry, or a longer value beside the arrays, is not streamed."""
 
+_THREADS, _AHEAD = 2, 4
+_MISFITS = 8  # blocks after which no further one is tried as columns
+
 _BOM = b"\xef\xbb\xbf"
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -26,7 +31,6 @@ _SCALAR = re.compile(rb"[^\s,\[\]{}\"]+")
 _MARKS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _BETWEEN = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 _END = re.compile(rb"\}[ \t\r\n]*\][ \t\r\n]*[,}]")
-_SEAM = b"}\x1e{"  # a byte that no JSON text holds as it stands
 _SPACE_IN_TEXT = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 
@@ -54,27 +58,29 @@ class Block:
 def blocks(stream: BinaryIO, schemas: Mapping[str, pa.Schema | None]) -> Iterator[Block]:
     """Every block of the arrays that are named, in file order; an empty array gives one block without entries.
 
-    `schemas`: by key the columns wanted, None for decoded values; what else entries hold is passed over. A named key
-    whose value is no array raises NotStreamable, as does whatever the whole file would be refused for.
+    `stream` can be moved about in. `schemas`: by key the columns wanted, None for decoded values; what else stands in
+    entries is passed over. A named key whose value is no array raises NotStreamable, as does whatever the whole file
+    would be refused for. Columns are read ahead in threads.
     """
     walk = _Walk(stream)
     walk.skip(b"{")
     seen: set[str] = set()
-    while walk.peek() != b"}" or seen:
-        key = walk.text()
-        if key in seen:
-            raise NotStreamable(f"key {key!r} comes twice")
-        seen.add(key)
-        walk.skip(b":")
-        if key not in schemas:
-            walk.value()
-        elif walk.peek() != b"[":
-            raise NotStreamable(f"{key!r} is no list")
-        else:
-            yield from _array(walk, key, schemas[key])
-        if walk.peek() == b"}":
-            break
-        walk.skip(b",")
+    with ThreadPoolExecutor(_THREADS, "blocks") as pool:
+        while walk.peek() != b"}" or seen:
+            key = walk.text()
+            if key in seen:
+                raise NotStreamable(f"key {key!r} comes twice")
+            seen.add(key)
+            walk.skip(b":")
+            if key not in schemas:
+                walk.value()
+            elif walk.peek() != b"[":
+                raise NotStreamable(f"{key!r} is no list")
+            else:
+                yield from _array(walk, key, schemas[key], pool)
+            if walk.peek() == b"}":
+                break
+            walk.skip(b",")
     walk.skip(b"}")
     if walk.peek():
         raise NotStreamable("something follows the object")
@@ -93,8 +99,14 @@ class _Walk:
 
     @property
     def place(self) -> int:
-        """Where data[0] stands in the file."""
-        return self._base
+        """Where it stands in the file."""
+        return self._base + self.at
+
+    def go_back(self, place: int) -> None:
+        """Stand at a place of the file again."""
+        self._stream.seek(place)
+        self._base, self.data, self.at = place, b"", 0
+        self.more()
 
     def more(self) -> bool:
         """Read on, and let go of what lies behind; False at the end."""
@@ -121,13 +133,13 @@ class _Walk:
     def skip(self, wanted: bytes) -> None:
         """Go past one byte. Raises NotStreamable if another one follows."""
         if self.peek() != wanted:
-            raise NotStreamable(f"wanted {wanted.decode()!r} at byte {self._base + self.at}")
+            raise NotStreamable(f"wanted {wanted.decode()!r} at byte {self.place}")
         self.at += 1
 
     def text(self) -> str:
         """Read a JSON text."""
         if self.peek() != b'"':
-            raise NotStreamable(f"wanted a key at byte {self._base + self.at}")
+            raise NotStreamable(f"wanted a key at byte {self.place}")
         return str(self.value())
 
     def value(self) -> object:
@@ -136,7 +148,7 @@ class _Walk:
         stop = self._stop()
         while stop is None:
             if len(self.data) - self.at > MAX_VALUE_BYTES or not self.more():
-                raise NotStreamable(f"no end of the value at byte {self._base + self.at}")
+                raise NotStreamable(f"no end of the value at byte {self.place}")
             stop = self._stop()
         text, self.at = self.data[self.at : stop], stop
         try:
@@ -161,65 +173,110 @@ class _Walk:
         return None
 
 
-def _array(walk: _Walk, key: str, schema: pa.Schema | None) -> Iterator[Block]:
+def _array(walk: _Walk, key: str, schema: pa.Schema | None, pool: ThreadPoolExecutor) -> Iterator[Block]:
     walk.skip(b"[")
-    first = 0
     if walk.peek() == b"]":
-        walk.at += 1
+        walk.skip(b"]")
         none = np.zeros(0, np.int64)
         yield Block(key, 0, None, [], none, none)
         return
-    while True:
-        walk.fill()
-        block = _as_columns(walk, key, first, schema) if schema is not None else None
-        block = block or _one_by_one(walk, key, first)
+    waiting: deque[tuple[_Cut, Future[pa.Table | None]]] = deque()
+    first = n_misfits = 0
+    is_over = False
+    while not is_over or waiting:
+        while not is_over and schema is not None and len(waiting) < _AHEAD:
+            cut = _Cut.of(walk)
+            if cut is None:
+                break
+            waiting.append((cut, pool.submit(_parsed, cut, schema)))
+            is_over = cut.is_last
+        if waiting:
+            cut, parsed = waiting.popleft()
+            table = parsed.result()
+            if table is not None:
+                yield Block(key, first, table, None, cut.starts, cut.lengths)
+                first += len(cut.starts)
+                continue
+            n_misfits += 1
+            if n_misfits >= _MISFITS:
+                schema = None
+            waiting.clear()
+            walk.go_back(cut.place)
+        block = _one_by_one(walk, key, first)
         first += len(block.starts)
         yield block
-        if walk.peek() == b"]":
-            walk.at += 1
-            return
-        walk.skip(b",")
-        walk.peek()
+        is_over = _past_entry(walk)
 
 
-def _as_columns(walk: _Walk, key: str, first: int, schema: pa.Schema) -> Block | None:
-    """The whole entries ahead as columns, or None, with nothing read, where they do not fit.
+def _past_entry(walk: _Walk) -> bool:
+    """Go past what follows an entry; whether that ends the array."""
+    if walk.peek() == b"]":
+        walk.skip(b"]")
+        return True
+    walk.skip(b",")
+    walk.peek()
+    return False
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What looks like whole entries, from `place` in the file: as lines of their own, and where they stand.
 
     Seams between entries are taken for what looks like one. A seam inside an entry would leave a part of it with a
     bracket or a quote that is open, which Arrow refuses; a part that holds two entries shows in their number.
     """
-    data, at = walk.data, walk.at
-    end, seam = _END.search(data, at), _BETWEEN.search(data, at)
-    if end is not None:
-        stop = end.start() + 1
-    elif seam is not None:
-        stop = data.rfind(seam.group()) + 1
-    else:
-        return None
-    text = data[at:stop]
-    between = seam.group() if seam is not None and seam.start() < stop - 1 else b"},{"
-    if b"\x1e" in text:
-        return None
-    parted = text.replace(between, _SEAM)
-    after = np.flatnonzero(np.frombuffer(parted, np.uint8) == 0x1E)
-    table = _parsed(parted.replace(b"\x1e", b"\n"), schema, several_lines=b"\n" in text)
-    if table is None or table.num_rows != len(after) + 1:
-        return None
-    longer = (len(between) - len(_SEAM)) * np.arange(len(after) + 1)
-    starts = np.concatenate([[0], after + 1]) + longer
-    stops = np.concatenate([after + longer[:-1], [len(text)]])
-    walk.at = stop
-    return Block(key, first, table, None, starts + (walk.place + at), stops - starts)
+
+    place: int
+    lines: bytes
+    several_lines: bool
+    starts: np.ndarray
+    lengths: np.ndarray
+    is_last: bool
+
+    @classmethod
+    def of(cls, walk: _Walk) -> "_Cut | None":
+        """Cut off the entries ahead; None, with nothing read, where nothing looks like an object that ends."""
+        walk.fill()
+        data, at, place = walk.data, walk.at, walk.place
+        end, seam = _END.search(data, at), _BETWEEN.search(data, at)
+        if end is not None:
+            stop = end.start() + 1
+        elif seam is not None:
+            stop = data.rfind(seam.group()) + 1
+        else:
+            return None
+        text = data[at:stop]
+        between = seam.group() if seam is not None and seam.start() < stop - 1 else b"},{"
+        seam_byte = 0x1E if b"\n" in text else 0x0A  # neither stands in a JSON text as it is
+        if seam_byte == 0x1E and b"\x1e" in text:
+            return None
+        lines = text.replace(between, b"}%c{" % seam_byte)
+        after = np.flatnonzero(np.frombuffer(lines, np.uint8) == seam_byte)
+        if seam_byte == 0x1E:
+            lines = lines.replace(b"\x1e", b"\n")
+        longer = (len(between) - len("}\n{")) * np.arange(len(after) + 1)
+        starts = np.concatenate([[0], after + 1]) + longer
+        stops = np.concatenate([after + longer[:-1], [len(text)]])
+        walk.at = stop
+        try:
+            is_last = _past_entry(walk)
+        except NotStreamable:
+            walk.go_back(place)
+            return None
+        return cls(place, lines, seam_byte == 0x1E, starts + place, stops - starts, is_last)
 
 
-def _parsed(lines: bytes, schema: pa.Schema, *, several_lines: bool) -> pa.Table | None:
+def _parsed(cut: _Cut, schema: pa.Schema) -> pa.Table | None:
+    """The entries as columns, or None where they do not fit."""
     told = pj.ParseOptions(
-        explicit_schema=schema, unexpected_field_behavior="ignore", newlines_in_values=several_lines
+        explicit_schema=schema, unexpected_field_behavior="ignore", newlines_in_values=cut.several_lines
     )
+    read = pj.ReadOptions(use_threads=False, block_size=2**20)
     try:
-        return pj.read_json(pa.BufferReader(lines), pj.ReadOptions(block_size=2**20), told)
+        table = pj.read_json(pa.BufferReader(cut.lines), read, told)
     except (pa.ArrowException, UnicodeDecodeError):
         return None
+    return table if table.num_rows == len(cut.starts) else None
 
 
 def _one_by_one(walk: _Walk, key: str, first: int) -> Block:
@@ -229,7 +286,7 @@ def _one_by_one(walk: _Walk, key: str, first: int) -> Block:
         if found is not None:
             return found
         if len(walk.data) - walk.at > MAX_VALUE_BYTES or not walk.more():
-            raise NotStreamable(f"no end of {key}[{first}] at byte {walk.place + walk.at}")
+            raise NotStreamable(f"no end of {key}[{first}] at byte {walk.place}")
 
 
 def _decoded(walk: _Walk, key: str, first: int) -> Block | None:
@@ -247,7 +304,7 @@ def _decoded(walk: _Walk, key: str, first: int) -> Block | None:
         entry = text[at:stop].encode("utf-8", "surrogateescape")
         _check_utf8(entry)
         values.append(value)
-        starts.append(walk.place + walk.at + n_bytes)
+        starts.append(walk.place + n_bytes)
         lengths.append(len(entry))
         behind = (stop, n_bytes + len(entry))
         if text[after] != ",":

@@ -1,0 +1,156 @@
+"""COCO detections as columns against the same file row by row: hostile entries, any layout of JSON, small blocks."""
+
+import json
+import random
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from ops import lanes
+from ops.normalise import normalise
+from ops.readers import coco_scan, formats, json_arrays
+from tests.ops.delivery import conserved, encoded, new_store, pixels, source, write
+
+NAMES = ("cup", "plate", "fork", "cup")  # two categories of one name
+SIZES = {"a.png": (7, 5), "b.png": (40, 31), "c.png": (30, 64), "d.png": (9, 9)}
+
+
+def _in_lines(content: dict) -> str:
+    """One entry a line."""
+    parts = []
+    for key, value in content.items():
+        text = (
+            "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
+            if isinstance(value, list)
+            else json.dumps(value)
+        )
+        parts.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}"
+
+
+DUMPS = {
+    "plain": json.dumps,
+    "tight": partial(json.dumps, separators=(",", ":")),
+    "indented": partial(json.dumps, indent=2),
+    "wide": partial(json.dumps, separators=(" ,  ", " : ")),
+    "lines": _in_lines,
+}
+
+
+def _row_by_row(monkeypatch) -> None:
+    """Have every source read whole, without columns."""
+    plain = {name: replace(each, in_columns=None) for name, each in formats.FORMATS.items()}
+    monkeypatch.setattr("ops.sources.FORMATS", plain)
+
+
+def _small_pieces(monkeypatch) -> None:
+    """Have blocks, pieces and stretches of a few entries each."""
+    monkeypatch.setattr(json_arrays, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(coco_scan, "PIECE_BYTES", 400)
+    monkeypatch.setattr(coco_scan, "_PER_BATCH", 2)
+    monkeypatch.setattr(lanes, "PICTURES_AT_ONCE", 3)
+
+
+def _image(number: int, name: str, **more) -> dict:
+    width, height = SIZES[name]
+    return {"id": number, "file_name": name, "width": width, "height": height} | more
+
+
+def _box(number: int, image: object, bbox: object, category: object = 1, **more) -> dict:
+    return {"id": number, "image_id": image, "category_id": category, "bbox": bbox, "iscrowd": 0} | more
+
+
+def _file(seed: int) -> dict:
+    """Random pictures and boxes, some of them out of the ordinary in every way that the reader knows."""
+    draw = random.Random(seed)
+    names = list(SIZES)
+    images: list[object] = [_image(10 + n, names[n % 4]) for n in range(9)]
+    images[4] = draw.choice(
+        [_image(14, "a.png", width=9), {"id": 14}, _image(11, "b.png"), 5, {"file_name": "a.png"}]
+    )
+    images[6] = draw.choice(
+        [_image(16, "c.png", height=None), {"id": 16, "file_name": "no.png"}, _image("16", "c.png")]
+    )
+    boxes: list[object] = []
+    for number in range(60):
+        image = 10 + draw.randrange(9)
+        width, height = SIZES[names[(image - 10) % 4]]
+        x, y = round(draw.uniform(0, width * 0.6), 2), round(draw.uniform(0, height * 0.6), 2)
+        bbox = [x, y, round(width * 0.3, 1), draw.choice([1, 2, 0.3 * height])]
+        boxes.append(_box(number, image, bbox, draw.choice([1, 1, 2, 3, 4])))
+    odd = [
+        _box(70, 12, None),
+        _box(71, 12, [1, 1, -1, 1]),
+        _box(72, 13, [0, 0, 1, "1"]),
+        _box(73, 13, [0, 0, 1]),
+        _box(74, 99, [0, 0, 1, 1]),
+        _box(75, "16", [0, 0, 1, 1]),
+        _box(76, 15, [0, 0, 1, 1], None),
+        _box(77, 15, [0, 0, 1, 1], 9),
+        _box(78, 15, [0, 0, 1, 1], iscrowd=1),
+        _box(79, 17, [0, 0, 999, 1]),
+        _box(80, 17, [0, 0, 1e400, 1]),
+        _box([], 17, [0, 0, 1, 1]),
+        _box(82, True, [0, 0, 1, 1]),
+        _box(83, 10**30, [0, 0, 1, 1]),
+        _box(84, 18, None, segmentation=[[0, 0, 4, 0, 4, 3]]),
+        _box(85, 18, [0, 0, 1, 1], note="}, {", more=[{"a": 1}, {"b": "]"}]),
+        _box(86, 18, [0, 0, 1, 1], note='a " } ] , {\\" \u00e9 \ud83d\ude00'),
+        _box(87, 18, [0, 0, 1, 1], 2, iscrowd=None),
+        _box(88, 18, [0.00001, 0, 1, 1], 3),
+        _box(89, 18, [-0.0, 0, 1, 1], 3),
+        _box(90, 18, [2, 2, 5.015, 1], 2),
+        "box",
+        None,
+        7.5,
+    ]
+    for each in draw.sample(odd, draw.randrange(4)):
+        boxes.insert(draw.randrange(len(boxes)), each)
+    categories = [{"id": n + 1, "name": name} for n, name in enumerate(NAMES)]
+    content = {"info": {"annotations": [1]}, "images": images, "annotations": boxes, "categories": categories}
+    keys = draw.sample(list(content), len(content))
+    return {key: content[key] for key in keys}
+
+
+def _rows(tables, name: str) -> list[dict]:
+    return getattr(tables, name).to_pylist()
+
+
+def _delivered(tmp_path, text: str) -> None:
+    for seed, (name, size_wh) in enumerate(SIZES.items()):
+        write(tmp_path, f"shelf/{name}", encoded(pixels(size_wh, seed)))
+    write(tmp_path, "shelf/annotations.json", text)
+
+
+def _both(tmp_path, monkeypatch, **options):
+    shelf = source(tmp_path / "shelf", options=options)
+    with monkeypatch.context() as change:
+        _row_by_row(change)
+        rows = normalise(shelf, new_store(tmp_path))
+    with monkeypatch.context() as change:
+        _small_pieces(change)
+        columns = normalise(shelf, new_store(tmp_path))
+    for tables in (rows, columns):
+        conserved(tables)
+    return rows, columns
+
+
+@pytest.mark.parametrize("layout", DUMPS)
+@pytest.mark.parametrize(
+    "options", [{}, {"clip_boxes": True}, {"pictures": "unread"}, {"annotated_size": "ignore"}]
+)
+def test_columns_give_what_rows_give(layout, options, tmp_path, monkeypatch):
+    for seed in range(8):
+        _delivered(tmp_path, DUMPS[layout](_file(seed)))
+        rows, columns = _both(tmp_path, monkeypatch, **options)
+        assert rows.counts == columns.counts
+        for name in ("images", "examples", "boxes"):
+            by_id = [sorted(_rows(tables, name), key=_key) for tables in (rows, columns)]
+            assert by_id[0] == by_id[1], (seed, name)
+        refused = [sorted(_rows(tables, "quarantine"), key=str) for tables in (rows, columns)]
+        assert refused[0] == refused[1], seed
+
+
+def _key(row: dict) -> tuple:
+    return row.get("example_id", row.get("image_sha256")), row.get("box_index", 0)
