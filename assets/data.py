@@ -15,6 +15,7 @@ from assets.metadata import pictures, table_spec
 from assets.partitions import SOURCES
 from assets.raw import Sources
 from assets.resources import Profile
+from ops.engines import Engine
 from ops.normalise import NothingLeft, normalise_into
 from ops.sources import Source
 from ops.split import assign
@@ -61,11 +62,12 @@ def normalised(
     files: Artifact,
     ledger: dg.ResourceParam[Ledger],
     sources: dg.ResourceParam[Sources],
+    engine: dg.ResourceParam[Engine],
 ) -> Iterator[dg.MaterializeResult]:
     """Read the raw rows, offer four tables."""
     source = sources[context.partition_key]
     work = normalising(source, files)
-    outputs, fresh = once(ledger, work, lambda: store_normalised(ledger, work, source))
+    outputs, fresh = once(ledger, work, lambda: store_normalised(ledger, work, source, engine))
     tables = {name: ledger.read_table(outputs[name], checks.NEEDED[name]) for name in checks.TABLES}
     rows_in = int(outputs["examples"].summary["rows_in"])
     results = {name: [checks.schema(ledger, name, outputs[name])] for name in checks.TABLES}
@@ -173,11 +175,13 @@ def normalising(source: Source, files: Artifact) -> Work:
     )
 
 
-def store_normalised(ledger: Ledger, work: Work, source: Source) -> dict[str, Artifact]:
+def store_normalised(
+    ledger: Ledger, work: Work, source: Source, engine: Engine | None = None
+) -> dict[str, Artifact]:
     """Read, check and convert the rows of the source, and store the tables."""
     with tempfile.TemporaryDirectory(prefix=f"{source.name}-") as folder:
         try:
-            made = normalise_into(source, ledger.store, Path(folder))
+            made = normalise_into(source, ledger.store, Path(folder), engine)
         except NothingLeft as error:  # the run fails, but what was refused and why can still be asked for
             refused = replace(work, outputs=("quarantine",), producer=f"{work.producer}.refused")
             path = error.written.path("quarantine")

@@ -87,7 +87,8 @@ def take(piece: DetectionPiece, source: str, images: pa.Table, plain: np.ndarray
         boxes=boxes,
         refusals=(),
         n_raw=n,
-        origin=lambda row: piece.origin(int(first_box[row])),
+        origins=piece.origins(first_box),
+        n_before=np.zeros(n, np.int64),
         order={
             "images": place[plain],
             "examples": place[groups.picture[group]],

@@ -1,10 +1,12 @@
 """Which way the rows of a source go: as columns where they can be taken so, else row by row; in the order of the file.
 
-Not here: what either way makes of them (`ops/column_lane.py`, `ops/row_lane.py`).
+Not here: what either way makes of them (`ops/column_lane.py`, `ops/row_lane.py`), and where that is done
+(`ops/engines.py`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ops import column_lane
-from ops.ahead import ahead
+from ops.engines import Engine
 from ops.picture_rows import Opened, PictureRows, Unusable
 from ops.pieces import Piece, nothing, together
 from ops.readers.coco_scan import DetectionPiece
@@ -25,36 +27,62 @@ from storage.tables import from_rows
 
 PICTURES_AT_ONCE = 64
 """Pictures that are held in memory together while their questions are made."""
+ROWS_AT_ONCE = 500
+"""Raw rows that are worked on together."""
+
+Part = DetectionPiece | Sequence[RawRow]
 
 
-def pieces(source: Source, store: Store, folder: Path) -> Iterator[Piece]:
-    """All of a source, piece by piece. `folder`: an empty one for what does not fit into memory meanwhile."""
+def pieces(source: Source, store: Store, folder: Path, engine: Engine) -> Iterator[Piece]:
+    """All of a source, piece by piece. `folder`: an empty one for what does not fit into memory meanwhile.
+
+    Raises StoreError if a bucket's server fails.
+    """
     files = SourceFiles(source.location, store)
-    lanes = _Lanes(source, files)
-    found = pieces_of(source, files, folder)
-    for made in ahead(lanes.begun, found, n_threads=2, n_ahead=3):
-        yield from made
+    lanes = _Lanes(source, files, PictureRows(source, files) if engine.in_process else None)
+    return engine.run(lanes.taken, _parts(pieces_of(source, files, folder)))
 
 
+def _parts(found: Iterable[DetectionPiece | Iterator[RawRow]]) -> Iterator[Part]:
+    """What is worked on together: detections of some pictures as columns, or some rows."""
+    for each in found:
+        if isinstance(each, DetectionPiece) and column_lane.can_take(each):
+            yield each
+            continue
+        rows = each.all_rows() if isinstance(each, DetectionPiece) else each
+        while some := list(islice(rows, ROWS_AT_ONCE)):
+            yield some
+
+
+@dataclass(frozen=True)
 class _Lanes:
-    """Both ways of one source."""
+    """Both ways of one source. `pictures`: those known from part to part; None to know a part's own only."""
 
-    def __init__(self, source: Source, files: SourceFiles) -> None:
-        self._source = source
-        self._pictures = PictureRows(source, files)
-        self._rows = RowLane(source, self._pictures)
+    source: Source
+    files: SourceFiles
+    pictures: PictureRows | None
+
+    def taken(self, part: Part) -> Iterable[Piece]:
+        """What comes of a part: made, where it is numbers only, else on demand, for pictures take memory."""
+        return _Lane(self.source, self.pictures or PictureRows(self.source, self.files)).taken(part)
+
+
+class _Lane:
+    """Both ways for one part."""
+
+    def __init__(self, source: Source, pictures: PictureRows) -> None:
+        self._source, self._pictures = source, pictures
+        self._rows = RowLane(source, pictures)
         self._clip = bool(source.options.get("clip_boxes", False))
         self._sizes_must_agree = source.options.get("annotated_size", "must_agree") == "must_agree"
 
-    def begun(self, piece: DetectionPiece | Iterator[RawRow]) -> Iterable[Piece]:
-        """What comes of a piece of the source: made, where it takes no pictures and little memory, else on demand."""
-        if not isinstance(piece, DetectionPiece):
-            return self._rows.pieces(piece)
-        if not column_lane.can_take(piece):
-            return self._rows.pieces(piece.rows(piece.pictures["place"].to_pylist()))
+    def taken(self, part: Part) -> Iterable[Piece]:
+        """As `_Lanes.taken`."""
+        if not isinstance(part, DetectionPiece):
+            return self._rows.pieces(part)
         if self._pictures.are_read:
-            return map(self._detections, piece.stretches(PICTURES_AT_ONCE))
-        return [self._detections(piece)]
+            return map(self._detections, part.stretches(PICTURES_AT_ONCE))
+        return [self._detections(part)]
 
     def _detections(self, piece: DetectionPiece) -> Piece:
         pictures = self._opened(piece) if self._pictures.are_read else self._named(piece)

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from ops.ahead import ahead
+from ops.engines import Engine, LocalEngine
 from ops.lanes import pieces
 from ops.pieces import Piece
 from ops.readers.rows import Origin, Refusal, shown
@@ -77,11 +78,11 @@ class NothingLeft(Exception):  # noqa: N818  the state of the source, as the doc
         self.tables: Tables | None = None
 
 
-def normalise(source: Source, store: Store) -> Tables:
+def normalise(source: Source, store: Store, engine: Engine | None = None) -> Tables:
     """Read, check and convert all rows of a small source, in memory; otherwise as `normalise_into`."""
     with tempfile.TemporaryDirectory(prefix="tables-") as folder:
         try:
-            return _tables(normalise_into(source, store, Path(folder)))
+            return _tables(normalise_into(source, store, Path(folder), engine))
         except NothingLeft as error:
             error.tables = _tables(error.written)
             raise
@@ -92,21 +93,23 @@ def _tables(written: Written) -> Tables:
     return Tables(**read, counts=written.counts)
 
 
-def normalise_into(source: Source, store: Store, folder: Path) -> Written:
+def normalise_into(source: Source, store: Store, folder: Path, engine: Engine | None = None) -> Written:
     """Read, check and convert all rows of a source into Parquet files; raises NothingLeft if no example remains.
 
-    Memory does not grow with the source but for some 30 bytes an example and 40 a picture, by which what comes
-    again is known. Options of the source: max_pixels and pictures (`ops/picture_rows.py`); clip_boxes (cut boxes at the
-    picture's edge instead of refusing them); annotated_size. The size is always that of the upright picture. With
-    "must_agree", the default, a picture annotated with another width or height costs its questions, since
-    boxes drawn on another size or orientation would lie wrong; "ignore" takes them.
+    The engine, by default this process, says where the work is done, and changes no row. Memory does not grow with the
+    source but for some 30 bytes an example and 40 a picture, by which what comes again is known.
+
+    Options of the source: max_pixels and pictures (`ops/picture_rows.py`); clip_boxes (cut boxes at the picture's edge
+    instead of refusing them); annotated_size. The size is always that of the upright picture. With "must_agree", the
+    default, a picture annotated with another width or height costs its questions, since boxes drawn on another size or
+    orientation would lie wrong; "ignore" takes them.
     """
     gathered = _Gathered(source)
     with ExitStack() as files, tempfile.TemporaryDirectory(prefix="pieces-") as aside:
         writers = {
             name: files.enter_context(TableWriter(name, folder / f"{name}.parquet")) for name in TABLES
         }
-        new = (gathered.take(piece) for piece in pieces(source, store, Path(aside)))
+        new = (gathered.take(piece) for piece in pieces(source, store, Path(aside), engine or LocalEngine()))
         for _ in ahead(partial(_write, writers), new, n_threads=1, n_ahead=2):
             pass
     written = Written(folder, gathered.counts, dict(gathered.reasons.most_common()), gathered.first_refusal)
@@ -135,8 +138,9 @@ class _Gathered:
         """The rows that a piece adds to each table."""
         rows = piece.examples["source_row"].to_numpy()
         new, first = self._examples.add(piece.examples["example_id"], rows)
-        doubles = [_double(piece.origin(row), first[row]) for row in np.flatnonzero(~new).tolist()]
-        refused = [*piece.refusals, *doubles]
+        refused = list(piece.refusals)
+        for row in reversed(np.flatnonzero(~new).tolist()):
+            refused.insert(int(piece.n_before[row]), _double(piece.origins[row], int(first[row])))
         new_images, _ = self._images.add(
             piece.images["image_sha256"], np.zeros(piece.images.num_rows, np.int64)
         )

@@ -4,8 +4,9 @@ Here: the shape of a piece, two pieces as one. Not here: how rows become a piece
 `ops/column_lane.py`), and what only the whole source shows, say that a row was there before (`ops/normalise.py`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +14,25 @@ import pyarrow as pa
 from ops.readers.rows import Origin, Refusal
 from storage.tables import empty
 
+_TABLES = ("images", "examples", "boxes")
+
+
+class Origins(Protocol):
+    """Where the example of a row stands, by the row."""
+
+    def __getitem__(self, row: int) -> Origin:
+        """The origin of one row."""
+        ...
+
 
 @dataclass(frozen=True)
 class Piece:
     """Tables of the design and the refused rows.
 
     `boxes` stand in the order of their `examples`; `images` are rows of the pictures that `examples` ask about, unless
-    an earlier piece gave them. `n_raw`: raw rows that came in. `origin` tells where the example of a row stands.
+    an earlier piece gave them. `n_raw`: raw rows that came in. `n_before`: how many of the refusals stand before each
+    example, int64. `order`: by table, the place of each row's picture, for putting together two pieces about the same
+    stretch of pictures.
     """
 
     images: pa.Table
@@ -27,44 +40,45 @@ class Piece:
     boxes: pa.Table
     refusals: Sequence[Refusal]
     n_raw: int
-    origin: Callable[[int], Origin]
-    order: dict[str, np.ndarray] = field(default_factory=dict)
-    """By table the place of each row's picture, for putting two pieces of the same pictures together."""
+    origins: Origins
+    n_before: np.ndarray
+    order: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def nothing() -> Piece:
     """A piece of no rows."""
     none = np.zeros(0, np.int64)
-    tables = {name: empty(name) for name in ("images", "examples", "boxes")}
-    return Piece(**tables, refusals=(), n_raw=0, origin=_no_origin, order=dict.fromkeys(tables, none))
+    tables = {name: empty(name) for name in _TABLES}
+    return Piece(
+        **tables, refusals=(), n_raw=0, origins=[], n_before=none, order=dict.fromkeys(_TABLES, none)
+    )
 
 
 def together(one: Piece, other: Piece) -> Piece:
     """Two pieces as one, rows in the order of their pictures; the first piece's rows first where they share one."""
-    if not other.n_raw:
-        return one
-    tables, order = {}, {}
-    for name in ("images", "examples", "boxes"):
+    tables, order, taken = {}, {}, {}
+    for name in _TABLES:
         places = np.concatenate([one.order[name], other.order[name]])
-        taken = np.argsort(places, kind="stable")
-        tables[name] = pa.concat_tables([getattr(one, name), getattr(other, name)]).take(pa.array(taken))
-        order[name] = places[taken]
-        if name == "examples":
-            came_from = taken
-    n_first = one.examples.num_rows
-
-    def origin(row: int) -> Origin:
-        source = int(came_from[row])
-        return one.origin(source) if source < n_first else other.origin(source - n_first)
-
+        taken[name] = np.argsort(places, kind="stable")
+        both = pa.concat_tables([getattr(one, name), getattr(other, name)])
+        tables[name], order[name] = both.take(pa.array(taken[name])), places[taken[name]]
     return Piece(
         **tables,
         refusals=[*one.refusals, *other.refusals],
         n_raw=one.n_raw + other.n_raw,
-        origin=origin,
+        origins=_Joined(one.origins, other.origins, one.examples.num_rows, taken["examples"]),
+        n_before=np.concatenate([one.n_before, other.n_before + len(one.refusals)])[taken["examples"]],
         order=order,
     )
 
 
-def _no_origin(row: int) -> Origin:
-    raise IndexError(f"no row {row} in a piece of none")
+@dataclass(frozen=True)
+class _Joined:
+    one: Origins
+    other: Origins
+    n_one: int
+    taken: np.ndarray
+
+    def __getitem__(self, row: int) -> Origin:
+        source = int(self.taken[row])
+        return self.one[source] if source < self.n_one else self.other[source - self.n_one]

@@ -136,6 +136,7 @@ class _Made:
         self._rows: dict[str, list[dict[str, Any]]] = {"images": [], "examples": [], "boxes": []}
         self._places: dict[str, list[int]] = {name: [] for name in self._rows}
         self._origins: list[Origin] = []
+        self._n_before: list[int] = []
 
     def add(
         self,
@@ -152,6 +153,7 @@ class _Made:
             self._rows[name] += rows
             self._places[name] += [place] * len(rows)
         self._origins.append(origin)
+        self._n_before.append(len(self.refusals))
 
     def piece(self) -> Piece:
         """The piece; nothing can be added afterwards."""
@@ -159,7 +161,8 @@ class _Made:
             **{name: from_rows(name, rows) for name, rows in self._rows.items()},
             refusals=self.refusals,
             n_raw=self.n_raw,
-            origin=self._origins.__getitem__,
+            origins=self._origins,
+            n_before=np.array(self._n_before, np.int64),
             order={name: np.array(places, np.int64) for name, places in self._places.items()},
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from assets.raw import Sources
 from assets.resources import Profile
+from ops.engines import engine_of
 from ops.sources import load_sources
 from ops.steps import Headless
 from pipelines.handles import HandleIOManager
@@ -48,6 +49,7 @@ def resources_of(given: Given) -> dict[str, Any]:
         "ledger": ledger,
         "profile": given.profile,
         "sources": given.sources,
+        "engine": engine_of(settings.engine),
         "scratch": scratch,
         "launch": LocalLauncher(ledger, settings.root, scratch, given.profile.command),
         "headless": Headless((sys.executable, "-m", "pipelines.run"), environment_of(settings), Path.cwd()),
@@ -60,4 +62,5 @@ def environment_of(settings: Settings) -> Mapping[str, str]:
         "SALIENCY_R1_ROOT": settings.root,
         "SALIENCY_R1_PROFILE": settings.profile,
         "SALIENCY_R1_SOURCES": settings.sources_file or "",
+        "SALIENCY_R1_ENGINE": settings.engine,
     }

@@ -10,6 +10,8 @@ from pathlib import Path
 
 DEFAULT_ROOT = "./var"
 DEFAULT_PROFILE = "tiny"
+ENGINES = ("local", "ray")
+"""Where sources are normalised: in this process, or on a Ray cluster."""
 
 
 class SettingsError(ValueError):
@@ -31,20 +33,25 @@ def absolute_root(root: str, *, setting: str = "root") -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """Where everything lives, which sources are read, which profile applies."""
+    """Where everything lives, which sources are read and where that is done, which profile applies."""
 
     root: str
     sources_file: str | None
     profile: str
+    engine: str = ENGINES[0]
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Read SALIENCY_R1_ROOT, SALIENCY_R1_SOURCES and SALIENCY_R1_PROFILE; empty counts as unset."""
+        """Read SALIENCY_R1_ROOT, _SOURCES, _PROFILE and _ENGINE; empty counts as unset. Raises SettingsError."""
         found = os.environ if environment is None else environment
         sources = found.get("SALIENCY_R1_SOURCES") or None
         if sources is not None and "://" not in sources:
             sources = str(Path(sources).expanduser().absolute())
+        engine = found.get("SALIENCY_R1_ENGINE") or ENGINES[0]
+        if engine not in ENGINES:
+            raise SettingsError(f"SALIENCY_R1_ENGINE={engine!r}: wanted one of {', '.join(ENGINES)}")
         return cls(
+            engine=engine,
             root=absolute_root(found.get("SALIENCY_R1_ROOT") or DEFAULT_ROOT, setting="SALIENCY_R1_ROOT"),
             sources_file=sources,
             profile=found.get("SALIENCY_R1_PROFILE") or DEFAULT_PROFILE,

@@ -77,10 +77,31 @@ class DetectionPiece:
                 add_entries(index, key, self._scan.origins(stream, table))
         yield from rows(index, self.templates)
 
-    def origin(self, box: int) -> Origin:
-        """Where the box stands in the file, by its row in `boxes`."""
-        with self._scan.opened() as stream:
-            return next(self._scan.origins(stream, self.boxes.slice(box, 1)))
+    def all_rows(self) -> Iterator[RawRow]:
+        """The raw rows of all its pictures, a few pictures at a time."""
+        for few in self.stretches(_PER_BATCH):
+            yield from few.rows(few.pictures["place"].to_pylist())
+
+    def origins(self, boxes: np.ndarray) -> "BoxOrigins":
+        """Where boxes stand in the file, by their rows in `boxes`."""
+        where = self.boxes.select([name for name, _ in WHERE])
+        return BoxOrigins(self.source_file, self._scan.path, where.take(pa.array(boxes)).combine_chunks())
+
+
+@dataclass(frozen=True)
+class BoxOrigins:
+    """Where entries stand in an annotation file; read when one is asked for."""
+
+    source_file: str
+    path: Path
+    where: pa.Table
+
+    def __getitem__(self, row: int) -> Origin:
+        """The origin of one of them."""
+        place, start, length = (self.where[name][row].as_py() for name, _ in WHERE)
+        with self.path.open("rb") as stream:
+            stream.seek(start)
+            return Origin(self.source_file, place, json.loads(stream.read(length)))
 
 
 @dataclass
