@@ -37,7 +37,16 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/laws
 
-bench: install
+PEERS := .venv-peers
+export PEERS_PYTHON := $(PEERS)/bin/python
+
+$(PEERS)/.installed: pyproject.toml | $(STAMP)
+	$(PYTHON) -m venv $(PEERS)
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"], sep="\n")' > $(PEERS)/requirements.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $(PEERS)/requirements.txt
+	@touch $@
+
+bench: install $(PEERS)/.installed
 	@for name in $$(ls tests/benchmarks | sed -n 's/\.py$$//p'); do \
 	  echo "python -m tests.benchmarks.$$name"; \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.$$name || exit 1; \
@@ -50,4 +59,4 @@ query: install
 	@$(BIN)/python -m pipelines.query $(NAME)
 
 clean-install:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PEERS)
