@@ -223,6 +223,11 @@ def union_areas(xyxy: np.ndarray) -> np.ndarray:
     n_rows, n_boxes = xyxy.shape[:2]
     if n_rows == 0 or n_boxes == 0:
         return np.zeros(n_rows)
+    if n_boxes <= 2:
+        one, other = xyxy[:, 0], xyxy[:, -1]
+        shared = np.minimum(one[:, 2:], other[:, 2:]) - np.maximum(one[:, :2], other[:, :2])
+        areas = [(each[:, 2] - each[:, 0]) * (each[:, 3] - each[:, 1]) for each in (one, other)]
+        return areas[0] if n_boxes == 1 else areas[0] + areas[1] - shared.clip(min=0).prod(axis=1)
     at_once = max(1, _CELLS_AT_ONCE // (2 * n_boxes - 1) ** 2)
     if n_rows > at_once:
         parts = [union_areas(xyxy[start : start + at_once]) for start in range(0, n_rows, at_once)]

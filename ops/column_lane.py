@@ -109,11 +109,14 @@ class _Groups:
         pictures = _picture_rows(piece)
         rows = np.flatnonzero(plain[pictures])
         category, place = (piece.boxes[name].to_numpy() for name in ("category", "place"))
-        rows = rows[np.lexsort((place[rows], category[rows], pictures[rows]))]
-        starts = _starts(pictures[rows], category[rows])
+        kinds, kind = np.unique(category[rows], return_inverse=True)
+        keys = pictures[rows] * len(kinds) + kind  # boxes of a picture are in file order, and stay so
+        order = np.argsort(keys, kind="stable")
+        rows, keys = rows[order], keys[order]
+        starts = _starts(keys)
         n_boxes = np.diff(np.append(starts, len(rows)))
         first_place = place[rows[starts]]
-        order = np.lexsort((first_place, pictures[rows[starts]]))
+        order = np.argsort(pictures[rows[starts]] * (int(place.max(initial=0)) + 1) + first_place)
         self.n_boxes, self.first_place = n_boxes[order], first_place[order]
         self.start = np.concatenate([[0], np.cumsum(self.n_boxes)[:-1]]).astype(np.int64)
         self.box = rows[_runs(starts[order], self.n_boxes)]
@@ -138,12 +141,11 @@ class _Groups:
         return found
 
     def box_texts(self) -> pa.Array:
-        """The boxes of each group as JSON, without the brackets around them."""
+        """The boxes of each group as JSON, without the two brackets on either side."""
         numbers = [_as_python_writes(self._edges[:, side]) for side in range(4)]
         texts = pc.binary_join_element_wise(*numbers, ", ")
-        texts = pc.binary_join_element_wise("[", texts, "]", "")
         offsets = pa.array(np.append(self.start, len(self.box)).astype(np.int32))
-        return pc.binary_join(pa.ListArray.from_arrays(offsets, texts), ", ")
+        return pc.binary_join(pa.ListArray.from_arrays(offsets, texts), "], [")
 
     def box_rows(self, group: np.ndarray, ids: pa.Array) -> tuple[pa.Table, np.ndarray]:
         """The boxes table for examples about these groups, and of which example each box is."""
@@ -171,12 +173,9 @@ def _picture_rows(piece: DetectionPiece) -> np.ndarray:
     return np.searchsorted(piece.pictures["place"].to_numpy(), piece.boxes["picture"].to_numpy())
 
 
-def _starts(*keys: np.ndarray) -> np.ndarray:
+def _starts(keys: np.ndarray) -> np.ndarray:
     """Where runs of equal keys start."""
-    if not len(keys[0]):
-        return np.zeros(0, np.int64)
-    changes = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
-    return np.concatenate([[0], np.flatnonzero(changes) + 1])
+    return np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else np.zeros(0, np.int64)
 
 
 def _runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -222,13 +221,13 @@ def _wordings(asked: Sequence[Asked]) -> pa.Table:
 @functools.lru_cache(maxsize=100_000)
 def _in_columns(asked: Asked) -> tuple[Any, ...]:
     """What stands in the examples table, and the part of the JSON that is hashed between picture and boxes."""
-    identity = f'", {json.dumps(asked.question)}, {json.dumps(asked.answer)}, ['
+    identity = f'", {json.dumps(asked.question)}, {json.dumps(asked.answer)}, [['
     return (*(getattr(asked, name) for name in _WORDED), identity)
 
 
 def _ids(source: str, sha: pa.ChunkedArray, texts: pa.ChunkedArray, boxes: pa.Array) -> pa.Array:
     """What `ops.row_lane.example_id` gives, for all at once: the hash of the same JSON."""
-    written = pc.binary_join_element_wise(f'[{json.dumps(source)}, "', sha, texts, boxes, "]]", "")
+    written = pc.binary_join_element_wise(f'[{json.dumps(source)}, "', sha, texts, boxes, "]]]", "")
     return digests(
         b"".join([sha256(each).digest()[:12] for each in written.cast(pa.binary()).to_pylist()]), 24
     )

@@ -304,7 +304,7 @@ class _Layout:
         found = looked_up(ids, self._ids, self._places)
         by_text = boxes["picture"].to_numpy()
         pictures = np.where(boxes["has_number"].to_numpy(), found, by_text)
-        piece = np.where(pictures < 0, -1, pictures // self._scan.per_piece)
+        piece = np.where(pictures < 0, -1, pictures // self._scan.per_piece).astype(np.int16)
         boxes = boxes.set_column(boxes.schema.get_field_index("picture"), "picture", pa.array(pictures))
         order = np.argsort(piece, kind="stable")
         boxes = boxes.select(STORED_BOX.names).take(pa.array(order)).combine_chunks()
