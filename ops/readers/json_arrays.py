@@ -31,6 +31,7 @@ _SCALAR = re.compile(rb"[^\s,\[\]{}\"]+")
 _MARKS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _BETWEEN = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 _END = re.compile(rb"\}[ \t\r\n]*\][ \t\r\n]*[,}]")
+_NULL_BESIDE = re.compile(rb"\}[ \t\r\n]*null")
 _SPACE_IN_TEXT = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 
@@ -193,14 +194,18 @@ def _array(walk: _Walk, key: str, schema: pa.Schema | None, pool: ThreadPoolExec
         if waiting:
             cut, parsed = waiting.popleft()
             table = parsed.result()
+            if table is None:
+                waiting.clear()
+                walk.go_back(cut.place)
+                shorter = _Cut.of(walk, to_the_end=True) if cut.has_end else None
+                table = None if shorter is None or schema is None else _parsed(shorter, schema)
+                cut, is_over = shorter or cut, shorter is not None and shorter.is_last
             if table is not None:
                 yield Block(key, first, table, None, cut.starts, cut.lengths)
                 first += len(cut.starts)
                 continue
             n_misfits += 1
-            if n_misfits >= _MISFITS:
-                schema = None
-            waiting.clear()
+            schema = schema if n_misfits < _MISFITS else None
             walk.go_back(cut.place)
         block = _one_by_one(walk, key, first)
         first += len(block.starts)
@@ -232,18 +237,23 @@ class _Cut:
     starts: np.ndarray
     lengths: np.ndarray
     is_last: bool
+    has_end: bool
+    """Whether the array may end inside: a shorter cut may fit where this one does not."""
 
     @classmethod
-    def of(cls, walk: _Walk) -> "_Cut | None":
-        """Cut off the entries ahead; None, with nothing read, where nothing looks like an object that ends."""
+    def of(cls, walk: _Walk, *, to_the_end: bool = False) -> "_Cut | None":
+        """Cut off the entries ahead, up to what looks like the last seam, or like the array's end.
+
+        None, with nothing read, where nothing looks like an object that ends.
+        """
         walk.fill()
         data, at, place = walk.data, walk.at, walk.place
         end, seam = _END.search(data, at), _BETWEEN.search(data, at)
-        if end is not None:
+        stop = data.rfind(seam.group()) + 1 if seam is not None else 0
+        has_end = end is not None and stop > end.start() + 1 and not to_the_end
+        if end is not None and not has_end:
             stop = end.start() + 1
-        elif seam is not None:
-            stop = data.rfind(seam.group()) + 1
-        else:
+        if data[at : at + 1] != b"{" or not stop:
             return None
         text = data[at:stop]
         between = seam.group() if seam is not None and seam.start() < stop - 1 else b"},{"
@@ -263,17 +273,23 @@ class _Cut:
         except NotStreamable:
             walk.go_back(place)
             return None
-        return cls(place, lines, seam_byte == 0x1E, starts + place, stops - starts, is_last)
+        return cls(place, lines, seam_byte == 0x1E, starts + place, stops - starts, is_last, has_end)
 
 
 def _parsed(cut: _Cut, schema: pa.Schema) -> pa.Table | None:
-    """The entries as columns, or None where they do not fit."""
+    """The entries as columns, or None where they do not fit.
+
+    A null beside the entries, which no JSON holds, would bring Arrow's reader down with the whole process.
+    """
+    if b"null" in cut.lines and _NULL_BESIDE.search(cut.lines):
+        return None
     told = pj.ParseOptions(
         explicit_schema=schema, unexpected_field_behavior="ignore", newlines_in_values=cut.several_lines
     )
     read = pj.ReadOptions(use_threads=False, block_size=2**20)
     try:
         table = pj.read_json(pa.BufferReader(cut.lines), read, told)
+        table.validate(full=True)  # the reader takes bytes for text that are none
     except (pa.ArrowException, UnicodeDecodeError):
         return None
     return table if table.num_rows == len(cut.starts) else None
