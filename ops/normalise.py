@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from ops.boxes import CONVENTIONS, Box, BoxProblem, union_area
-from ops.pictures import MAX_PIXELS, PictureProblem, open_upright, pixels_sha256, thumb
+from ops.pictures import MAX_PIXELS, PictureProblem, open_upright, phash, pixels_sha256, thumb
 from ops.questions import Asked, UnaskableError, ask
 from ops.readers.rows import Origin, PictureRef, RawAnnotation, RawExample, Refusal, shown
 from ops.source_files import FileProblem, SourceFiles
@@ -191,6 +191,7 @@ class _Work:
             "image_sha256": sha256_bytes(data),
             "pixels_sha256": pixels_sha256(picture.rgb),
             "thumb": thumb(picture.rgb),
+            "phash": phash(picture.rgb),
             "source": self._source.name,
             "source_file": self._source.annotations,
             "file_name": file_name,
