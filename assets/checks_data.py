@@ -1,14 +1,17 @@
 """Asset checks of raw files and data; how checks work is said in assets/checks.py."""
 
 from collections.abc import Collection, Mapping
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from dagster import AssetCheckResult, AssetCheckSpec
 
 from assets.checks import blocking, outcome, warning
+from ops.near import across, looks_of
 from ops.sources import Source
 from storage.catalog import problems as catalog_problems
 from storage.lineage import Artifact, Ledger
@@ -25,6 +28,7 @@ NEEDED = {
 SIDES = ("train", "val", "test")
 FULL_PICTURE, SPECK = 0.95, 0.0005  # shares of the picture's area
 ODD_LIMIT = 0.2
+MOST_PAIRS = 1000  # of near duplicates on two sides; the first few are enough to stop
 
 DELIVERED = blocking(
     "delivered_and_readable",
@@ -48,7 +52,9 @@ PLAUSIBLE = warning(
     f"At most {ODD_LIMIT:.0%} of the examples have evidence over nearly all or nearly none of the picture.",
 )
 NO_LEAK = blocking(
-    "no_picture_on_two_sides", ["data", "splits"], "No picture, nor its re-encoding, is on two sides."
+    "no_picture_on_two_sides",
+    ["data", "splits"],
+    "No picture is on two sides, nor a copy of it: same pixels, or a near duplicate (encoded, resized, lit anew).",
 )
 SIZES = warning(
     "sizes", ["data", "splits"], "Every side has examples, in about the shares that were asked for."
@@ -135,25 +141,47 @@ def plausible(examples: pa.Table) -> AssetCheckResult:
 
 
 def no_leak(splits: pa.Table, images: pa.Table) -> AssetCheckResult:
-    """Group the examples by the pixels of their picture and count the sides of each group."""
-    pixels = images.select(["image_sha256", "pixels_sha256"]).group_by(["image_sha256", "pixels_sha256"])
-    placed = splits.filter(pc.is_in(splits["split"], pa.array(SIDES))).join(
-        pixels.aggregate([]), keys="image_sha256", join_type="left outer"
-    )
-    sides = placed.group_by("pixels_sha256").aggregate([("split", "count_distinct")])
+    """Group the examples by the pixels of their picture and count the sides; then compare what lies on two sides.
+
+    A picture that was never read counts by its image_sha256. Near duplicates are searched from the stored hashes
+    and thumbnails alone, by another way than the one that placed them (`ops.near.across`).
+    """
+    own = pc.coalesce(images["pixels_sha256"], images["image_sha256"])
+    pixels = pa.table({"image_sha256": images["image_sha256"], "own": own}).group_by(["image_sha256", "own"])
+    sided = splits.filter(pc.is_in(splits["split"], pa.array(SIDES)))
+    placed = sided.join(pixels.aggregate([]), keys="image_sha256", join_type="left outer")
+    sides = placed.group_by("own").aggregate([("split", "count_distinct")])
     torn = sides.filter(pc.greater(sides["split_count_distinct"], 1))
-    lost = placed["pixels_sha256"].null_count
+    lost = placed["own"].null_count
     problems = (
-        [f"{torn.num_rows} pictures are on two sides, such as {torn['pixels_sha256'][0]}"]
-        if torn.num_rows
-        else []
+        [f"{torn.num_rows} pictures are on two sides, such as {torn['own'][0]}"] if torn.num_rows else []
     )
+    n_compared, pairs = near_across(sided, images)
+    if pairs:
+        count = f"{len(pairs)}{' or more' if len(pairs) == MOST_PAIRS else ''}"
+        problems.append(f"{count} near duplicates lie on two sides, such as {' and '.join(pairs[0])}")
     problems += [f"{lost} examples are of pictures that no table holds"] if lost else []
     strange = sorted(set(splits["split"].to_pylist()) - {*SIDES, "excluded"})
     problems += [f"unknown sides {strange}"] if strange else []
-    return outcome(
-        NO_LEAK, problems, f"{sides.num_rows} pictures, each on one side", n_pictures=sides.num_rows
-    )
+    said = f"{sides.num_rows} pictures, each on one side, and no near duplicate among {n_compared} on another"
+    return outcome(NO_LEAK, problems, said, n_pictures=sides.num_rows, n_compared=n_compared)
+
+
+def near_across(splits: pa.Table, images: pa.Table) -> tuple[int, list[tuple[str, str]]]:
+    """How many pictures have a look to compare, and the pairs of near duplicates on two sides, at most MOST_PAIRS."""
+    seen = images.filter(pc.and_(pc.is_valid(images["phash"]), pc.is_valid(images["thumb"])))
+    by_picture = splits.group_by(["image_sha256", "split"]).aggregate([])
+    rows = by_picture.join(
+        seen.select(["image_sha256", "phash", "thumb"])
+        .group_by("image_sha256", use_threads=False)
+        .aggregate([("phash", "first"), ("thumb", "first")]),
+        keys="image_sha256",
+        join_type="inner",
+    ).sort_by([("image_sha256", "ascending"), ("split", "ascending")])
+    names, looks = rows["image_sha256"].to_pylist(), (rows["phash_first"], rows["thumb_first"])
+    groups = np.array([SIDES.index(side) for side in rows["split"].to_pylist()], np.int8)
+    found = across(looks_of(*(column.to_pylist() for column in looks)), groups)
+    return len(names), [(names[a], names[b]) for a, b in islice(found, MOST_PAIRS)]
 
 
 def sizes(splits: pa.Table, fractions: Mapping[str, float], marked: Collection[str] = ()) -> AssetCheckResult:

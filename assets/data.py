@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets import checks_data as checks
+from assets import checks_strata
 from assets.handles import offer, once
 from assets.metadata import pictures, table_spec
 from assets.partitions import SOURCES
@@ -26,8 +27,8 @@ from storage.tables import batches
 
 THUMBNAIL_BYTES = 30_000
 SPLIT_BY = {
-    "images": ["image_sha256", "pixels_sha256", "thumb"],
-    "examples": ["example_id", "image_sha256", "slice"],
+    "images": ["image_sha256", "pixels_sha256", "thumb", "phash"],
+    "examples": ["example_id", "image_sha256", "slice", "source", "answer_type"],
 }
 DESCRIPTIONS = {
     "images": "Distinct pictures, with pixel hashes that survive re-encoding.",
@@ -97,7 +98,7 @@ def normalised(
     dagster_type=dg.Any,
     description="The side of every example: by the pixels of its picture, so that adding data moves nothing.",
     metadata=table_spec("splits"),
-    check_specs=[checks.NO_LEAK, checks.SIZES],
+    check_specs=[checks.NO_LEAK, checks.SIZES, checks_strata.STRATA],
 )
 def splits(
     images: dict[str, Artifact],
@@ -126,9 +127,11 @@ def splits(
 
     outputs, fresh = once(ledger, work, make)
     table = ledger.read_table(outputs["splits"])
+    marked = marked_pictures(asked)
     results = [
         checks.no_leak(table, pa.concat_tables(pictures_)),
-        checks.sizes(table, profile.split_fractions, marked_pictures(asked)),
+        checks.sizes(table, profile.split_fractions, marked),
+        checks_strata.strata(table, asked, profile.split_fractions, marked),
     ]
     return offer(ledger, outputs["splits"], fresh=fresh, checks=results)
 

@@ -1,14 +1,15 @@
-"""Pictures from untrusted bytes: upright decoding under a pixel limit, the pixels' identity, the thumbnail.
+"""Pictures from untrusted bytes: upright decoding under a pixel limit, the pixels' identity, their look.
 
 Here: one way to turn the bytes of a file into RGB pixels, used by everybody, and what is derived from the
 pixels alone. Not here: drawing (`ops/overlays.py`), which file belongs to which row (`ops/readers/`), which
-side of the split a picture goes to (`ops/split.py`).
+pictures look alike (`ops/near.py`), which side of the split a picture goes to (`ops/split.py`).
 """
 
 import hashlib
 import io
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -18,6 +19,19 @@ MAX_PIXELS = 50_000_000
 
 THUMB_SIDE_PX = 16
 THUMB_BYTES = THUMB_SIDE_PX * THUMB_SIDE_PX * 3
+
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Luminance of red, green and blue (ITU-R BT.601)."""
+
+FLAT = 0.5
+"""A picture whose luminance varies by less than this has no perceptual hash: standard deviation, of 255."""
+
+_HASHED_SIDE = 32
+_FREQUENCIES = 8
+_MARGIN = 0.01
+_REDUCED_SIDE_PX = 128
+_DCT = np.cos(np.pi / 64 * np.arange(_FREQUENCIES)[:, None] * (2 * np.arange(_HASHED_SIDE) + 1)) / 4
+_DCT[0] /= np.sqrt(2)  # rows 0 to 7 of the orthonormal DCT-II of 32 values, [8, 32]
 
 # Pillow also opens formats that start other programs (EPS) or that no picture data set uses; they stay shut.
 Image.init()
@@ -110,10 +124,53 @@ def pixels_sha256(rgb: np.ndarray) -> str:
 def thumb(rgb: np.ndarray) -> bytes:
     """The picture as 16 x 16 RGB cells, each the mean of the pixels below it: 768 bytes, row-major.
 
-    `rgb`: uint8 [height, width, 3]. Stretched to the square, so that a smaller copy has the same thumbnail.
+    `rgb`: uint8 [height, width, 3]. Stretched to the square, so that a smaller copy has the same thumbnail; a
+    pixel on a cell's edge counts by the share of it that lies inside. Of a side of 256 px or more, blocks of
+    pixels are averaged first.
     """
-    side = (THUMB_SIDE_PX, THUMB_SIDE_PX)
-    return Image.fromarray(np.ascontiguousarray(_checked(rgb))).resize(side, Image.Resampling.BOX).tobytes()
+    return np.floor(_cells(rgb, THUMB_SIDE_PX) + 0.5).astype(np.uint8).tobytes()
+
+
+def phash(rgb: np.ndarray) -> int | None:
+    """Perceptual hash: 64 bits that hardly change when a picture is encoded, resized or lit anew; None if flat.
+
+    `rgb`: uint8 [height, width, 3]. The DCT hash (C. Zauner, "Implementation and Benchmarking of Perceptual
+    Image Hash Functions", 2010; the 8 x 8 variant of the library imagehash): luminance on 32 x 32 cells, its
+    DCT-II, of that the 8 x 8 lowest frequencies, one bit for each that is above their median, row-major from
+    the highest bit down. Departures: cells are area means; the first bit, the brightness, is left 0, so the
+    value is 0 to 2**63 - 1; and "above" means by 1 % of the picture's contrast, since in a symmetric drawing
+    half of the frequencies are next to nothing and would give bits at random. Where the contrast is below
+    FLAT all bits would be random: None, the hash tells nothing.
+    """
+    low = _DCT @ (_cells(rgb, _HASHED_SIDE) @ LUMA) @ _DCT.T
+    contrast = float(np.sqrt(np.sum(np.square(low)) - low[0, 0] ** 2))
+    if contrast < FLAT * _HASHED_SIDE:  # by Parseval the standard deviation is the contrast over 32
+        return None
+    bits = low > np.median(low) + _MARGIN * contrast
+    bits[0, 0] = False
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _cells(rgb: np.ndarray, side: int) -> np.ndarray:
+    """Means of side x side equal cells of the picture: float64 [side, side, 3], 0 to 255."""
+    height, width = _checked(rgb).shape[:2]
+    factors = max(1, width // _REDUCED_SIDE_PX), max(1, height // _REDUCED_SIDE_PX)
+    if factors != (1, 1):
+        rgb = np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).reduce(factors))
+        height, width = rgb.shape[:2]
+    # Whole numbers below 2**53, so the sums are exact and the same on every machine.
+    rows = _shares(height, side) @ rgb.reshape(height, -1).astype(np.float64)
+    columns = rows.reshape(side, width, 3).transpose(0, 2, 1) @ _shares(width, side).T
+    return columns.transpose(0, 2, 1) / (height * width)
+
+
+@lru_cache(maxsize=256)
+def _shares(length: int, side: int) -> np.ndarray:
+    """How much of each of `length` pixels lies in each of `side` cells, in 1/side of a pixel: [side, length]."""
+    cell_edges, pixel_edges = np.arange(side + 1) * length, np.arange(length + 1) * side
+    ends = np.minimum(cell_edges[1:, None], pixel_edges[None, 1:])
+    starts = np.maximum(cell_edges[:-1, None], pixel_edges[None, :-1])
+    return np.maximum(ends - starts, 0).astype(np.float64)
 
 
 def _checked(rgb: np.ndarray) -> np.ndarray:

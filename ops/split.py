@@ -1,27 +1,37 @@
 """Splits: which side (train, val, test) a picture is on, from its pixels alone.
 
-Here: the side of one picture and the table of sides for all examples. Not here: who reads a side, and
-balancing; a side is a matter of pixels so that adding data moves nothing.
+Here: the side of one picture and the table of sides for all examples. Not here: who reads a side, which pictures
+look alike (`ops/near.py`), and balancing; a side is a matter of pixels so that adding data moves nothing.
+
+Every stratum (source x answer type) is split by the same draw, so each expects the shares that were asked for, and
+strays from them as independent draws do. Less straying is not to be had from a picture alone: any rule that puts it
+in test with chance p, without a look at the others, gives a binomial count. It takes its rank among the others (say,
+5 of each 25 in order of delivery), and then a row taken out or delivered elsewhere moves all that come after it.
+`storage/sql/split_strata.sql` and the check `strata` of data/splits show how far each stratum strayed.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from ops.pictures import THUMB_BYTES, THUMB_SIDE_PX
+from ops.near import Earlier, Looks, looks_of
 from storage.tables import from_rows
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"val": 0.08, "test": 0.2}
 DEFAULT_SALT = "saliency-r1/splits/1"
+SIDES = ("train", "val", "test")
 
-NEAR = 12
-"""Two pictures are near duplicates if no value of their thumbnails (0 to 255) differs by more than this."""
 
-_SAMPLE = 31  # every how many-th value is looked at first; prime to rows and colours, so that all take part
-_PIECE = 256  # pictures compared at once
-_SIDES = ("train", "val", "test")
+@dataclass(frozen=True)
+class Placed:
+    """A picture's side (or "excluded"), the rule that gave it, and the first picture of those it looks like."""
+
+    side: str
+    rule: str
+    group: str
 
 
 def side_of(
@@ -60,17 +70,27 @@ def assign(
 ) -> pa.Table:
     """The splits table: every example's side, which is its picture's side.
 
-    `images` and `examples` are the tables of all sources, in the order of delivery; new data goes to the end
-    of that order and then moves nothing. Pictures are placed one after the other: one that is near a picture
-    placed before it goes to that picture's side (rule near_duplicate), one that is near pictures of two sides
-    is excluded (near_two_sides), any other follows its own pixels (content_hash). So no two near pictures, a
-    re-encoding least of all, are ever on two sides. ValueError for an example whose picture is missing.
+    `images` and `examples` are the tables of all sources, in the order of delivery: the order of the list of
+    sources, and within one that of its rows. Pictures are placed one after the other:
+
+    content_hash    it is like none before it: its own pixels draw its side
+    same_pixels     it has the pixels of one before it: on that one's side
+    near_duplicate  it is a near duplicate of pictures before it, all on one side: on that side
+    near_two_sides  it is a near duplicate of pictures on two sides: excluded, and nothing follows it
+
+    So no two near duplicates, across sources or within one, are ever on two sides, and where sources share
+    pictures the first one decides. What comes at the end of the order, a new source or new rows of the last
+    one, moves nothing, not even by joining two groups: such a picture is itself excluded. What comes earlier (new
+    rows of an earlier source, another order of sources) can move only pictures that are near duplicates of it,
+    directly or through others: those now have it before them. A picture that was not read (no pixels_sha256) is
+    placed by its image_sha256 and is like no other. ValueError for an example whose picture is missing.
     """
     check_fractions(fractions)
     placed = place(
         [value for table in images for value in table["image_sha256"].to_pylist()],
         [value for table in images for value in table["pixels_sha256"].to_pylist()],
         [value for table in images for value in table["thumb"].to_pylist()],
+        [value for table in images for value in table["phash"].to_pylist()],
         fractions,
         salt,
     )
@@ -86,8 +106,9 @@ def assign(
         {
             "example_id": example,
             "image_sha256": image,
-            "split": placed[image][0],
-            "split_rule": placed[image][1],
+            "split": placed[image].side,
+            "split_rule": placed[image].rule,
+            "group_sha256": placed[image].group,
         }
         for example, image in pairs
     ]
@@ -96,73 +117,64 @@ def assign(
 
 def place(
     image_sha256: Sequence[str],
-    pixels_sha256: Sequence[str],
-    thumbs: Sequence[bytes],
+    pixels_sha256: Sequence[str | None],
+    thumbs: Sequence[bytes | None],
+    phashes: Sequence[int | None],
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     salt: str = DEFAULT_SALT,
-) -> dict[str, tuple[str, str]]:
-    """Side and rule of every picture by its image_sha256; pictures in the order of delivery, see `assign`."""
-    neighbours = _Neighbours(len(thumbs))
-    placed: dict[str, tuple[str, str]] = {}
-    for image, pixels, thumb in zip(image_sha256, pixels_sha256, thumbs, strict=True):
-        if image in placed:
-            continue
-        near = neighbours.sides_near(thumb)
-        if len(near) > 1:
-            placed[image] = "excluded", "near_two_sides"
-            continue
-        side, rule = (
-            (near[0], "near_duplicate") if near else (side_of(pixels, fractions, salt), "content_hash")
-        )
-        placed[image] = side, rule
-        neighbours.add(thumb, side)
+) -> dict[str, Placed]:
+    """Side, rule and group of every picture by image_sha256; pictures in the order of delivery, see `assign`.
+
+    Of equal looks only the first is kept and searched. Processor time of 120,000 pictures on one core: 11 s; with
+    20,000 near duplicates among them 31 s; with 20,000 of one hash and thumbnails unlike each other, the worst
+    case and quadratic in their number, 86 s (`python -m tests.benchmarks.near_duplicates`).
+    """
+    first: dict[str, int] = {}
+    first_of_pixels: dict[str, int] = {}
+    for index, (image, own) in enumerate(zip(image_sha256, pixels_sha256, strict=True)):
+        if first.setdefault(image, index) == index:
+            first_of_pixels.setdefault(own or image, index)
+    looks, look_of = _distinct_looks(first_of_pixels.values(), thumbs, phashes)
+    earlier = Earlier(looks)
+    side_of_look = np.full(len(looks), -1, np.int8)
+    by_look: list[Placed] = []
+    by_pixels: dict[str, Placed] = {}
+    placed: dict[str, Placed] = {}
+    for image, index in first.items():
+        own, look = pixels_sha256[index] or image, look_of.get(index)
+        if own in by_pixels:
+            found = _following(by_pixels[own], "same_pixels")
+        elif look is None:
+            found = Placed(side_of(own, fractions, salt), "content_hash", image)
+        elif look < len(by_look):
+            found = _following(by_look[look], "near_duplicate")
+        else:
+            near = [by_look[other] for other in sorted(earlier.first_near(look, side_of_look).values())]
+            if not near:
+                found = Placed(side_of(own, fractions, salt), "content_hash", image)
+            elif len(near) == 1:
+                found = _following(near[0], "near_duplicate")
+            else:
+                found = Placed("excluded", "near_two_sides", near[0].group)
+            by_look.append(found)
+            side_of_look[look] = SIDES.index(found.side) if found.side in SIDES else -1
+        by_pixels.setdefault(own, found)
+        placed[image] = found
     return placed
 
 
-class _Neighbours:
-    """The placed pictures' thumbnails, searched from cheap to dear; every step is exact.
-
-    Where no single value differs by more than NEAR, no sum of n values differs by more than n * NEAR; so the
-    sums over the thumbnail and over its quadrants' colours rule out nearly all pictures. The rest is compared
-    side by side and piece by piece, a few values first, until a near one is found.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._count = 0
-        self._total = np.zeros(capacity, dtype=np.int32)
-        self._quadrants = np.zeros((capacity, 12), dtype=np.int32)
-        self._values = np.zeros((capacity, THUMB_BYTES), dtype=np.int16)
-        self._side = np.zeros(capacity, dtype=np.int8)
-
-    def add(self, thumb: bytes, side: str) -> None:
-        """Remember a placed picture."""
-        index = self._count
-        self._total[index], self._quadrants[index], self._values[index] = _sums(thumb)
-        self._side[index] = _SIDES.index(side)
-        self._count += 1
-
-    def sides_near(self, thumb: bytes) -> list[str]:
-        """The sides of the remembered pictures that are near this one."""
-        total, quadrants, values = _sums(thumb)
-        found = np.flatnonzero(np.abs(self._total[: self._count] - total) <= NEAR * THUMB_BYTES)
-        found = found[(np.abs(self._quadrants[found] - quadrants) <= NEAR * (THUMB_BYTES // 12)).all(axis=1)]
-        of_side = self._side[found]
-        return [side for code, side in enumerate(_SIDES) if self._any_near(found[of_side == code], values)]
-
-    def _any_near(self, members: np.ndarray, values: np.ndarray) -> bool:
-        for start in range(0, len(members), _PIECE):
-            piece = members[start : start + _PIECE]
-            few = np.abs(self._values[piece, ::_SAMPLE] - values[::_SAMPLE]) <= NEAR
-            piece = piece[few.all(axis=1)]
-            if len(piece) and (np.abs(self._values[piece] - values) <= NEAR).all(axis=1).any():
-                return True
-        return False
+def _following(one: Placed, rule: str) -> Placed:
+    return Placed(one.side, one.rule if one.side == "excluded" else rule, one.group)
 
 
-def _sums(thumb: bytes) -> tuple[np.int32, np.ndarray, np.ndarray]:
-    if len(thumb) != THUMB_BYTES:
-        raise ValueError(f"a thumbnail of {len(thumb)} bytes, wanted {THUMB_BYTES}")
-    values = np.frombuffer(thumb, dtype=np.uint8).astype(np.int16)
-    half = THUMB_SIDE_PX // 2
-    quadrants = values.reshape(2, half, 2, half, 3).sum(axis=(1, 3), dtype=np.int32).reshape(12)
-    return quadrants.sum(dtype=np.int32), quadrants, values
+def _distinct_looks(
+    pictures: Iterable[int], thumbs: Sequence[bytes | None], phashes: Sequence[int | None]
+) -> tuple[Looks, dict[int, int]]:
+    """The looks of the pictures that have one, each once and in order; and the number of each picture's look."""
+    number: dict[tuple[int, bytes], int] = {}
+    look_of: dict[int, int] = {}
+    for picture in pictures:
+        thumb, phash = thumbs[picture], phashes[picture]
+        if thumb is not None and phash is not None:
+            look_of[picture] = number.setdefault((phash, thumb), len(number))
+    return looks_of([phash for phash, _ in number], [thumb for _, thumb in number]), look_of

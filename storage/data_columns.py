@@ -29,9 +29,19 @@ IMAGES = pa.schema(
         _maybe(
             "pixels_sha256",
             _TEXT,
-            "sha256 of '<width>x<height>' and the upright RGB bytes: same for re-encodings; null when not read",
+            "sha256 of '<width>x<height>' and the upright RGB bytes: same for re-encodings; null = never read",
         ),
-        _maybe("thumb", _BYTES, "16 x 16 x 3 uint8 RGB, box-averaged, row-major: finds near duplicates"),
+        _maybe(
+            "thumb",
+            _BYTES,
+            "16 x 16 x 3 uint8 RGB, area means, row-major: confirms near duplicates; null = never read",
+        ),
+        _maybe(
+            "phash",
+            _I64,
+            "perceptual hash, 64 bits (DCT of the luminance): finds near duplicates by the number of bits that "
+            "differ; null where the picture is flat or was never read",
+        ),
         _column("source", _TEXT, "the source that delivered the picture first"),
         _column("source_file", _TEXT, "the annotation file that named the picture, relative to the source"),
         _column("file_name", _TEXT, "the picture's name as delivered, relative to the source"),
@@ -99,6 +109,15 @@ SPLITS = pa.schema(
         EXAMPLE_ID,
         IMAGE,
         _column("split", _TEXT, "train, val, test or excluded"),
-        _column("split_rule", _TEXT, "the rule that placed the picture: content_hash, near_duplicate, ..."),
+        _column(
+            "split_rule",
+            _TEXT,
+            "the rule that placed the picture: content_hash, same_pixels, near_duplicate or near_two_sides",
+        ),
+        _maybe(
+            "group_sha256",
+            _TEXT,
+            "image_sha256 of the first picture of the group of near duplicates that the picture is in, often its own",
+        ),
     ]
 )

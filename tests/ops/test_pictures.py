@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ops.pictures import THUMB_BYTES, Picture, PictureProblem, open_upright, pixels_sha256, thumb
+from ops.pictures import THUMB_BYTES, Picture, PictureProblem, open_upright, phash, pixels_sha256, thumb
 from tests.ops.delivery import encoded, pixels, turned
 
 
@@ -135,3 +135,24 @@ def test_thumb_is_the_mean_of_each_cell():
     assert len(thumb(rgb)) == THUMB_BYTES
     assert cells[1, 1].tolist() == [15, 0, 0]
     assert cells.sum() == 15
+
+
+def test_phash_of_a_known_wave():
+    # One cosine, half a period over the width: the only frequency is (0, 1), bit 62 from below.
+    wave = 128 + 100 * np.cos(np.pi * (np.arange(64) + 0.5) / 64)
+    rgb = np.repeat(np.tile(wave, (96, 1)).astype(np.uint8)[..., None], 3, axis=2)
+    assert phash(rgb) == 1 << 62
+    assert phash(rgb.transpose(1, 0, 2)) == 1 << 55  # (1, 0): row 1 of 8, first column
+    assert phash(255 - rgb) == 0
+
+
+def test_a_flat_picture_has_no_phash():
+    assert phash(np.full((30, 50, 3), 77, np.uint8)) is None
+
+
+def test_thumb_counts_a_pixel_by_its_share():
+    # 24 columns on 16 cells: a cell is 1.5 pixels; the second holds half of pixel 1 and all of pixel 2.
+    rgb = np.zeros((16, 24, 3), np.uint8)
+    rgb[:, 1] = 90
+    cells = np.frombuffer(thumb(rgb), np.uint8).reshape(16, 16, 3)
+    assert cells[0, :3, 0].tolist() == [30, 30, 0]

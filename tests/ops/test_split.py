@@ -2,24 +2,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from ops.pictures import THUMB_BYTES, open_upright, pixels_sha256, thumb
-from ops.split import NEAR, assign, place, side_of
+from ops.near import RADIUS
+from ops.pictures import THUMB_BYTES, open_upright, phash, pixels_sha256, thumb
+from ops.split import DEFAULT_FRACTIONS, Placed, assign, place, side_of
 from storage.tables import from_rows
 from tests.ops.delivery import encoded, pixels
 
+TEN = (1 << RADIUS) - 1  # as many bits as near duplicates may differ in
 
-def _placed(pictures: list[tuple[str, bytes]]) -> dict[str, tuple[str, str]]:
-    """Place (name, thumb) pairs; the name stands for both hashes."""
+
+def _placed(pictures: list[tuple[str, int | None]], fractions=DEFAULT_FRACTIONS) -> dict[str, Placed]:
+    """Place (name, hash) pairs of one thumbnail; the name stands for both sha256."""
     names = [name for name, _ in pictures]
-    return place(names, names, [thumbnail for _, thumbnail in pictures])
+    return place(names, names, [_flat(100)] * len(names), [phash_ for _, phash_ in pictures], fractions)
 
 
-def _flat(value: int, **changed: int) -> bytes:
-    thumbnail = bytearray([value]) * THUMB_BYTES
-    for place_, other in changed.items():
-        thumbnail[int(place_.removeprefix("at"))] = other
-    return bytes(thumbnail)
+def _flat(value: int) -> bytes:
+    return bytes([value]) * THUMB_BYTES
 
 
 def test_sides_have_the_wanted_shares():
@@ -44,28 +45,44 @@ def test_wrong_fractions_are_named(fractions):
         side_of("x", fractions)
 
 
-def test_near_is_up_to_twelve_in_any_one_value():
-    # "a" is far from nothing before it; b differs by 12 in the last value, c by 13 in the first.
-    names = _names_of_sides("train", "test", "test")
-    placed = _placed([(names[0], _flat(100)), (names[1], _flat(100, at767=100 + NEAR))])
-    assert placed[names[1]] == ("train", "near_duplicate")
-    placed = _placed([(names[0], _flat(100)), (names[2], _flat(100, at0=100 - NEAR - 1))])
-    assert placed[names[2]] == ("test", "content_hash")
+def test_a_near_duplicate_is_on_the_side_of_the_one_before_it():
+    first, second = _names_of_sides("train", "test")
+    near = _placed([(first, 0), (second, TEN)])
+    assert near == {
+        first: Placed("train", "content_hash", first),
+        second: Placed("train", "near_duplicate", first),
+    }
+    far = _placed([(first, 0), (second, 2 * TEN + 1)])  # one bit more
+    assert far[second] == Placed("test", "content_hash", second)
 
 
-def test_near_two_sides_is_excluded():
-    names = _names_of_sides("train", "test", "train")
-    pictures = [(names[0], _flat(100)), (names[1], _flat(120)), (names[2], _flat(110))]
-    placed = _placed(pictures)
-    assert [placed[name][0] for name in names] == ["train", "test", "excluded"]
-    assert placed[names[2]][1] == "near_two_sides"
+def test_near_two_sides_is_excluded_and_nothing_moves_or_follows_it():
+    # 0 and 20 bits are far from each other; 10 bits are near both; another copy of the bridge shares its fate.
+    a, b, bridge, copy = _names_of_sides("train", "test", "train", "val")
+    placed = _placed([(a, 0), (b, TEN << RADIUS | TEN), (bridge, TEN), (copy, TEN)])
+    assert [placed[name].side for name in (a, b, bridge, copy)] == ["train", "test", "excluded", "excluded"]
+    assert placed[bridge] == placed[copy] == Placed("excluded", "near_two_sides", a)
 
 
 def test_a_copy_of_a_follower_stays_with_it():
-    # 100 train; 110 follows it. 121 is near 110 and not near 100: by its own pixels it would be test.
-    names = _names_of_sides("train", "train", "test")
-    placed = _placed([(names[0], _flat(100)), (names[1], _flat(110)), (names[2], _flat(121))])
-    assert placed[names[2]] == ("train", "near_duplicate")
+    a, b, c = _names_of_sides("train", "train", "test")
+    placed = _placed([(a, 0), (b, TEN), (c, TEN << RADIUS | TEN)])
+    assert placed[c] == Placed("train", "near_duplicate", a)
+
+
+def test_flat_and_unread_pictures_follow_only_their_own_pixels():
+    a, b, c = _names_of_sides("train", "test", "val")
+    placed = place([a, b, c], [a, a, None], [_flat(9), _flat(9), None], [None, None, None])
+    assert placed[b] == Placed("train", "same_pixels", a)
+    assert placed[c] == Placed("val", "content_hash", c)
+
+
+def test_growth_of_an_early_source_moves_only_what_is_near_the_new():
+    old, other, new = _names_of_sides("train", "val", "test")
+    before = _placed([(old, 0), (other, TEN << 40 | TEN << 20)])
+    after = _placed([(new, 0), (old, 0), (other, TEN << 40 | TEN << 20)])
+    assert (before[old].side, after[old].side) == ("train", "test")
+    assert after[other] == before[other]
 
 
 def _names_of_sides(*sides: str) -> list[str]:
@@ -73,78 +90,64 @@ def _names_of_sides(*sides: str) -> list[str]:
     return [next(f"p{n}" for n in candidates if side_of(f"p{n}") == side) for side in sides]
 
 
-# Few levels, so that near pairs, chains and ties happen often.
-_pictures = st.lists(st.tuples(st.integers(0, 40).map(lambda n: f"p{n}"), st.integers(0, 12)), max_size=40)
+# Hashes of few distinct bits, so that near pairs, chains and bridges happen often.
+_blocks = st.integers(0, 15).map(lambda n: sum(0x7F << 7 * bit for bit in range(4) if n >> bit & 1))
+_pictures = st.lists(
+    st.tuples(st.integers(0, 60).map(lambda n: f"p{n}"), _blocks), max_size=40, unique_by=lambda p: p[0]
+)
+EVEN = {"val": 0.3, "test": 0.3}
 
 
-def _distinct(drawn: list[tuple[str, int]]) -> list[tuple[str, bytes]]:
-    return list({name: (name, _flat(9 * level, at5=7 * level)) for name, level in drawn}.values())
-
-
-@given(_pictures, _pictures)
+@given(_pictures, st.integers(0, 40))
 @settings(max_examples=60, deadline=None)
-def test_appending_moves_nothing(first, more):
-    before = _distinct(first)
-    known = {name for name, _ in before}
-    after = before + [pair for pair in _distinct(more) if pair[0] not in known]
-    old, new = _placed(before), _placed(after)
+def test_appending_moves_nothing(pictures, n):
+    old, new = _placed(pictures[:n], EVEN), _placed(pictures, EVEN)
     assert {name: new[name] for name in old} == old
 
 
 @given(_pictures)
 @settings(max_examples=60, deadline=None)
-def test_no_two_near_pictures_are_on_two_sides(drawn):
-    pictures = _distinct(drawn)
-    placed = _placed(pictures)
-    for name, thumbnail in pictures:
-        for other, other_thumbnail in pictures:
-            sides = {placed[name][0], placed[other][0]} - {"excluded"}
-            apart = abs(thumbnail[0] - other_thumbnail[0]), abs(thumbnail[5] - other_thumbnail[5])
-            assert len(sides) < 2 or max(apart) > NEAR
+def test_placing_agrees_with_a_plain_loop(pictures):
+    placed, expected = _placed(pictures, EVEN), {}
+    for k, (name, own) in enumerate(pictures):
+        near = {expected[o].side for o, h in pictures[:k] if (own ^ h).bit_count() <= RADIUS} - {"excluded"}
+        rule = ("content_hash", "near_duplicate", "near_two_sides")[min(len(near), 2)]
+        side = side_of(name, EVEN) if not near else near.pop() if len(near) == 1 else "excluded"
+        expected[name] = Placed(side, rule, placed[name].group)
+    assert placed == expected
 
 
 @given(
-    st.integers(0, 10_000), st.sampled_from([(96, 64), (64, 112), (90, 90)]), st.sampled_from(["PNG", "JPEG"])
+    st.integers(0, 10_000), st.sampled_from([(96, 64), (64, 112)]), st.sampled_from(["PNG", "JPEG", "half"])
 )
 @settings(max_examples=15, deadline=None)
-def test_a_reencoded_copy_lands_on_the_same_side(seed, size_wh, kind):
+def test_a_copy_lands_on_the_same_side(seed, size_wh, kind):
     others = [pixels(size_wh, seed + 1 + number) for number in range(5)]
     original = pixels(size_wh, seed)
-    options = {"quality": 90} if kind == "JPEG" else {"optimize": True, "compress_level": 1}
-    copy = open_upright(encoded(original, kind, **options)).rgb
+    copy = np.asarray(Image.fromarray(original).resize((size_wh[0] // 2, size_wh[1] // 2)))
+    if kind != "half":
+        copy = open_upright(encoded(original, kind)).rgb
     rgbs = [original, *others, copy]
     files = ["original", "o1", "o2", "o3", "o4", "o5", "copy"]
-    placed = place(files, [pixels_sha256(rgb) for rgb in rgbs], [thumb(rgb) for rgb in rgbs])
-    assert placed["copy"] == (placed["original"][0], "near_duplicate")
-
-
-def test_search_agrees_with_a_plain_loop():
-    # Three motifs, each brighter or darker by up to 40 and with a little noise: chains of near pictures.
-    rng = np.random.default_rng(3)
-    base = rng.integers(60, 180, (3, THUMB_BYTES))
-    thumbs = [
-        (base[rng.integers(3)] + rng.integers(-40, 41) + rng.integers(-2, 3, THUMB_BYTES))
-        .astype(np.uint8)
-        .tobytes()
-        for _ in range(150)
-    ]
-    names, even = [f"p{n}" for n in range(150)], {"val": 0.3, "test": 0.3}
-    placed = place(names, names, thumbs, even)
-    values = [np.frombuffer(thumbnail, np.uint8).astype(int) for thumbnail in thumbs]
-    expected: list[tuple[str, str]] = []
-    for n, own in enumerate(values):
-        near = {expected[m][0] for m in range(n) if np.abs(values[m] - own).max() <= NEAR} - {"excluded"}
-        rule = ("content_hash", "near_duplicate", "near_two_sides")[min(len(near), 2)]
-        side = side_of(names[n], even) if not near else near.pop() if len(near) == 1 else "excluded"
-        expected.append((side, rule))
-    assert [placed[name] for name in names] == expected
-    assert len({rule for _, rule in expected}) == 3
+    placed = place(
+        files, [pixels_sha256(r) for r in rgbs], [thumb(r) for r in rgbs], [phash(r) for r in rgbs]
+    )
+    rule = "same_pixels" if kind == "PNG" else "near_duplicate"
+    assert placed["copy"] == Placed(placed["original"].side, rule, "original")
+    assert placed["o1"].rule == "content_hash"
 
 
 def _tables(names: list[str]) -> tuple[list, list]:
     empty = dict.fromkeys(("source", "source_file", "file_name", "uri", "format"), "x")
     images = [
-        {"image_sha256": name, "pixels_sha256": name, "thumb": _flat(20 * n), "width_px": 7, "height_px": 5}
+        {
+            "image_sha256": name,
+            "pixels_sha256": name,
+            "thumb": _flat(20 * n),
+            "phash": None,
+            "width_px": 7,
+            "height_px": 5,
+        }
         | {"n_bytes": 1, **empty}
         for n, name in enumerate(names)
     ]

@@ -1,0 +1,49 @@
+"""Which pictures are near duplicates, and the two searches for them against a plain loop."""
+
+import numpy as np
+
+from ops.near import Earlier, across, alike, looks_of
+from ops.pictures import phash, thumb
+from tests.ops.delivery import pixels
+
+
+def _looks(rgbs):
+    return looks_of([phash(rgb) for rgb in rgbs], [thumb(rgb) for rgb in rgbs])
+
+
+def test_one_thing_in_another_colour_is_not_a_copy_but_darker_and_grey_are():
+    rgb = (pixels((120, 80), 3) * 0.8).astype(np.uint8)
+    odd = rgb.copy()
+    odd[20:50, 30:60] = odd[20:50, 30:60][..., ::-1]
+    odd[20:50, 30:60, 2] = 255
+    grey = np.repeat(np.rint(rgb @ [0.299, 0.587, 0.114]).astype(np.uint8)[..., None], 3, axis=2)
+    looks = _looks([rgb, odd, (rgb * 0.9).astype(np.uint8), grey, (rgb * 0.7).astype(np.uint8)])
+    first, rest = np.zeros(4, int), np.arange(1, 5)
+    assert alike(looks, first, rest).tolist() == [False, True, True, False]
+    assert alike(looks, rest, first).tolist() == [False, True, True, False]
+
+
+def test_both_searches_find_what_a_plain_loop_finds():
+    rng = np.random.default_rng(4)
+    motifs, base = rng.integers(0, 2**62, 3), [rng.integers(60, 180, 768) for _ in range(2)]
+    hashes, thumbs = [], []
+    for _ in range(160):
+        turned = rng.choice(62, int(rng.integers(0, 10)), replace=False)
+        hashes.append(int(motifs[rng.integers(3)]) ^ sum(1 << int(bit) for bit in turned))
+        thumbs.append((base[rng.integers(2)] + rng.integers(-3, 4, 768)).astype(np.uint8).tobytes())
+    looks, group = looks_of(hashes, thumbs), rng.integers(0, 3, 160)
+    every = [(a, b) for b in range(160) for a in range(b)]
+    near = alike(looks, np.array([a for a, _ in every]), np.array([b for _, b in every]))
+    found = {pair for pair, is_near in zip(every, near, strict=True) if is_near}
+    assert 100 < len(found) < len(every) / 2
+    assert all((hashes[a] ^ hashes[b]).bit_count() <= 10 for a, b in found)
+    pairs = list(across(looks, group))
+    assert {(min(pair), max(pair)) for pair in pairs} == {(a, b) for a, b in found if group[a] != group[b]}
+    assert len(pairs) == len(set(pairs))
+    earlier = Earlier(looks)
+    for b in range(160):
+        first = {}
+        for a in range(b):
+            if (a, b) in found:
+                first.setdefault(int(group[a]), a)
+        assert earlier.first_near(b, group) == first
