@@ -14,6 +14,7 @@ from assets.partitions import SOURCES
 from assets.raw import Sources
 from assets.resources import Profile
 from ops.normalise import NothingLeft, normalise
+from ops.source_warnings import hint
 from ops.sources import Source
 from ops.split import assign
 from storage.catalog import build, current_artifacts, questions
@@ -125,8 +126,14 @@ def splits(
 
 @dg.asset(
     key=["data", "catalog"],
-    # It shows everything; the rest is behind these four, the last of what each job makes.
-    deps=[["data", "quarantine"], ["data", "splits"], ["policy", "grpo"], ["product", "champion"]],
+    # It shows everything; the rest is behind these, the last of what each job makes.
+    deps=[
+        ["data", "quarantine"],
+        ["data", "profile"],
+        ["data", "splits"],
+        ["policy", "grpo"],
+        ["product", "champion"],
+    ],
     group_name="data",
     owners=["team:data"],
     kinds={"duckdb"},
@@ -174,7 +181,8 @@ def store_normalised(ledger: Ledger, work: Work, source: Source) -> dict[str, Ar
         table = ledger.put_table(refused, "quarantine", "quarantine", error.tables.quarantine)
         ledger.point("data/quarantine", source.name, table)
         build(ledger)
-        raise
+        advice = hint(source, error.tables.quarantine)
+        raise dg.Failure(f"{error}; {advice}" if advice else str(error)) from error
     summaries = {"examples": dict(made.counts), "quarantine": made.refused_by_reason}
     return {
         name: ledger.put_table(work, name, name, getattr(made, name), summaries.get(name))
