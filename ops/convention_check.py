@@ -135,14 +135,19 @@ def another_fits(told: str, found: Evidence) -> Sign | None:
     if n < FEWEST or np.isfinite(found.size_wh).all(axis=1).sum() < n / 2:  # sizes tell the units apart
         return None
     lost = {name: 1.0 - float(_valid(name, raw, size_wh).mean()) for name in CONVENTIONS}
-    rivals = [name for name in CONVENTIONS if 1.0 - lost[name] >= _ENOUGH]
+    # The told one may explain only some of the boxes, and then has to lose half of them to speak against another.
+    rivals = {
+        name: (0.0 if 1.0 - lost[name] >= _ENOUGH else (1.0 - lost[name]) / 2)
+        for name in CONVENTIONS
+        if name == told or 1.0 - lost[name] >= _ENOUGH
+    }
     faults = {
         name: max(lost[name], _lopsided(name, raw, size_wh, rivals))
         for name in CONVENTIONS
         if name == told or lost[name] <= MOST_LOST
     }
     fault = faults.pop(told)
-    fitting = {name: each for name, each in faults.items() if each <= fault / 3}
+    fitting = {name: each for name, each in faults.items() if each <= fault / 2}
     if fault < LEAST_SHARE or fault * n < FEWEST or not fitting:
         return None
     best = min(fitting.values())
@@ -173,10 +178,11 @@ def _that_are_boxes(found: Evidence) -> tuple[np.ndarray, np.ndarray]:
     return found.raw[some], sizes[some]
 
 
-def _lopsided(name: str, raw: np.ndarray, size_wh: np.ndarray, rivals: Sequence[str]) -> float:
+def _lopsided(name: str, raw: np.ndarray, size_wh: np.ndarray, rivals: Mapping[str, float]) -> float:
     """Share of boxes that a rival explains while it does not explain their mirror image; 0 where all lie evenly.
 
     Boxes by `name`, mirrored left to right and top to bottom; the larger share of the two, of the worst rival.
+    rivals: by name the share that must be exceeded, for chance and true lopsidedness move those that explain little.
     """
     usable = _valid(name, raw, size_wh) & np.isfinite(size_wh).all(axis=1)
     if not usable.any():
@@ -190,8 +196,8 @@ def _lopsided(name: str, raw: np.ndarray, size_wh: np.ndarray, rivals: Sequence[
         turned = written(name, mirrored, size_wh)
         for rival in rivals:
             if rival != name:
-                here, there = _valid(rival, raw, size_wh).mean(), _valid(rival, turned, size_wh).mean()
-                worst = max(worst, float(here - there))
+                gone = float(_valid(rival, raw, size_wh).mean() - _valid(rival, turned, size_wh).mean())
+                worst = max(worst, gone if gone > rivals[rival] else 0.0)
     return worst
 
 
@@ -238,8 +244,7 @@ def _valid(name: str, raw: np.ndarray, size_wh: np.ndarray) -> np.ndarray:
         edges[:, :2] >= -ROUNDING_PX - 1e-6,
         edges[:, 2:] <= size_wh + beyond + 1e-6,
     ]
-    every = np.asarray(np.concatenate(fits, axis=1).all(axis=1))
-    return every
+    return np.asarray(np.concatenate(fits, axis=1).all(axis=1))
 
 
 def touching(boxes_xyxy_px: np.ndarray, size_wh: np.ndarray) -> dict[str, np.ndarray]:
