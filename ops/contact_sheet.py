@@ -4,6 +4,7 @@ Here: which pictures are shown, and how the sheet is drawn. Not here: reading th
 and full-size drawings with saliency maps (`ops/overlays.py`).
 """
 
+import functools
 import io
 import json
 import re
@@ -152,8 +153,11 @@ def _tile(sheet: Image.Image, at: tuple[int, int], shown: Shown, data: bytes | N
         pen.rectangle((at[0], at[1], at[0] + TILE_WH[0], at[1] + TILE_WH[1]), fill=EMPTY)
         pen.text((at[0] + 8, at[1] + 8), "picture cannot be read", fill=SOFT, font=_font(12))
     colour = (176, 44, 20) if shown.refused else INK
-    pen.text((at[0], below), _cut(shown.title, 13), fill=colour, font=_font(13))
-    pen.text((at[0], below + 16), _cut(shown.text, 11), fill=SOFT, font=_font(11))
+    for text, down, size_px, ink in ((shown.title, 0, 13, colour), (shown.text, 16, 11, SOFT)):
+        drawn = (
+            text if _has_glyphs(text) else shown.file_name
+        )  # a name says more than empty frames for letters
+        pen.text((at[0], below + down), _cut(drawn, size_px), fill=ink, font=_font(size_px))
 
 
 def _small(picture: Picture) -> tuple[Image.Image, tuple[float, float]]:
@@ -168,18 +172,14 @@ def _frame(small: Image.Image, shown: Shown, scale: tuple[float, float]) -> None
     """Each box as a bright line between two dark ones; x2 and y2 are exclusive, and what is outside is cut."""
     pen = ImageDraw.Draw(small)
     for x1, y1, x2, y2 in shown.boxes:
-        left, right = (min(max(x * scale[0], 0.0), float(small.width)) for x in (x1, x2))
-        top, lower = (min(max(y * scale[1], 0.0), float(small.height)) for y in (y1, y2))
-        outer = (
-            round(left),
-            round(top),
-            max(round(right) - 1, round(left)),
-            max(round(lower) - 1, round(top)),
-        )
-        pen.rectangle(outer, outline=(0, 0, 0), width=3)
-        inner = (outer[0] + 1, outer[1] + 1, outer[2] - 1, outer[3] - 1)
-        if inner[2] >= inner[0] and inner[3] >= inner[1]:
-            pen.rectangle(inner, outline=REFUSED if shown.refused else KEPT, width=1)
+        left, right = (min(max(x * scale[0], 0.0), small.width - 1.0) for x in (x1, x2))
+        top, lower = (min(max(y * scale[1], 0.0), small.height - 1.0) for y in (y1, y2))
+        x0, y0 = round(left), round(top)
+        edges = (x0, y0, max(round(right) - 1, x0), max(round(lower) - 1, y0))
+        for grown, colour in ((1, (0, 0, 0)), (-2, (0, 0, 0)), (0, REFUSED if shown.refused else KEPT)):
+            line = (edges[0] - grown, edges[1] - grown, edges[2] + grown, edges[3] + grown)
+            if line[2] >= line[0] and line[3] >= line[1]:
+                pen.rectangle(line, outline=colour, width=2 if grown == 0 else 1)
 
 
 def _encoded(sheet: Image.Image, most_bytes: int) -> bytes:
@@ -195,8 +195,16 @@ def _encoded(sheet: Image.Image, most_bytes: int) -> bytes:
         sheet = sheet.resize((sheet.width * 4 // 5, sheet.height * 4 // 5), Image.Resampling.LANCZOS)
 
 
+@functools.cache
 def _font(size_px: int) -> Any:
     return ImageFont.load_default(size_px)
+
+
+def _has_glyphs(text: str) -> bool:
+    """Whether the built-in font has every letter of a text."""
+    font = _font(13)
+    absent = bytes(font.getmask("\uffff"))
+    return all(bytes(font.getmask(char)) != absent for char in set(text[:200]) if char.isprintable())
 
 
 def _cut(text: str, size_px: int) -> str:

@@ -153,19 +153,17 @@ def another_fits(told: str, found: Evidence) -> Sign | None:
     best = min(fitting.values())
     fits = sorted(name for name, each in fitting.items() if each <= best + max(LEAST_SHARE, FEWEST / n))
     fits.sort(key=lambda name: fitting[name])
-    how = (
-        f"read as {told}, {lost[told]:.1%} of them have swapped corners or leave their picture"
-        if lost[told] >= fault
-        else f"read as {told}, their places keep to the numbers of {fits[0]} while {fault:.1%} "
-        "of their mirror images would not"
-    )
-    return Sign(
-        "another_convention_fits",
-        f"of {n} different boxes, {how}; read as {fits[0]}, {lost[fits[0]]:.1%} do",
-        fault,
-        n,
-        tuple(fits),
-    )
+    best_fit, share = fits[0], lost[told] if lost[told] >= LEAST_SHARE else fault
+    if lost[told] >= LEAST_SHARE:
+        seen = f"read as {told}, {share:.1%} have swapped corners or leave their picture"
+    else:
+        seen = (
+            f"read as {told}, they crowd together: mirrored, {share:.1%} of them would lie where "
+            f"{best_fit} has no numbers, and none does as it is"
+        )
+    rest = f"read as {best_fit}, they lie evenly and {lost[best_fit]:.1%} have swapped corners or leave it"
+    said = f"{n} different boxes: {seen}; {rest}"
+    return Sign("another_convention_fits", said, share, n, tuple(fits))
 
 
 def _that_are_boxes(found: Evidence) -> tuple[np.ndarray, np.ndarray]:

@@ -71,8 +71,12 @@ def test_the_warning_says_what_was_seen_and_what_to_change(shelf, tmp_path):
     swapped = tables.refused_by_reason["swapped_corners"]
     rows = warnings_of(source, tables_of(tables)).to_pylist()
     assert kinds_of(rows) == ["another_convention_fits", "swapped_corners"]
-    assert rows[0]["detail"].startswith(f"source shelf: of {N} different boxes, read as xyxy_px, ")
-    assert rows[0]["detail"].endswith("read as xywh_px, 0.0% do; xywh_px fits: set box_convention: xywh_px")
+    lost = f"{(N - tables.examples.num_rows) / N:.1%}"
+    assert rows[0]["detail"] == (
+        f"source shelf: {N} different boxes: read as xyxy_px, {lost} have swapped corners or leave their picture; "
+        "read as xywh_px, they lie evenly and 0.0% have swapped corners or leave it; "
+        "xywh_px fits: set box_convention: xywh_px"
+    )
     assert (
         f"{swapped} of {N} boxes have their right or lower edge before the left or upper one"
         in rows[1]["detail"]
