@@ -15,7 +15,7 @@ from ops.source_sheet import sheet_of
 from ops.source_warnings import warnings_of
 from ops.sources import Source
 from storage.code import code_of
-from storage.lineage import Artifact, Ledger, Work
+from storage.lineage import Artifact, Ledger, LineageError, Work
 
 OUTPUTS = ("source_profiles", "source_warnings", "contact_sheet")
 
@@ -88,3 +88,22 @@ def headline(figures: pa.Table) -> dict[str, float]:
         for row in figures.to_pylist()
         if row["unit"] == "count" and row["bucket"] is None and row["subset"] == "all"
     }
+
+
+def profile_behind(ledger: Ledger, source: str, rows: dict[str, Artifact]) -> dict[str, Artifact]:
+    """Figures, warnings and sheet of a source by role, made from these very rows (by role, as of the splits).
+
+    Raises LineageError where the profile is missing or older than the rows.
+    """
+    found = ledger.require(ledger.current("data/profile", source), kind="source_profiles")
+    parents = {parent.role: parent.sha256 for parent in found.parents}
+    stale = [
+        table
+        for table in ("images", "examples", "boxes")
+        if parents[table] != rows[f"{table}:{source}"].sha256
+    ]
+    if stale:
+        raise LineageError(
+            f"data/profile [{source}] is older than its {', '.join(stale)}; materialise data/profile again"
+        )
+    return {f"{each.output}:{source}": each for each in ledger.outputs_of(found.work_key)}

@@ -161,7 +161,8 @@ def another_fits(told: str, found: Evidence) -> Sign | None:
             f"read as {told}, they crowd together: mirrored, {share:.1%} of them would lie where "
             f"{best_fit} has no numbers, and none does as it is"
         )
-    rest = f"read as {best_fit}, they lie evenly and {lost[best_fit]:.1%} have swapped corners or leave it"
+    few = f"{lost[best_fit]:.1%} have" if lost[best_fit] else "none has"
+    rest = f"read as {best_fit}, they lie evenly and {few} swapped corners or a part outside"
     said = f"{n} different boxes: {seen}; {rest}"
     return Sign("another_convention_fits", said, share, n, tuple(fits))
 

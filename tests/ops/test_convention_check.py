@@ -74,7 +74,7 @@ def test_the_warning_says_what_was_seen_and_what_to_change(shelf, tmp_path):
     lost = f"{(N - tables.examples.num_rows) / N:.1%}"
     assert rows[0]["detail"] == (
         f"source shelf: {N} different boxes: read as xyxy_px, {lost} have swapped corners or leave their picture; "
-        "read as xywh_px, they lie evenly and 0.0% have swapped corners or leave it; "
+        "read as xywh_px, they lie evenly and none has swapped corners or a part outside; "
         "xywh_px fits: set box_convention: xywh_px"
     )
     assert (
