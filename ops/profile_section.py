@@ -12,6 +12,7 @@ from ops.gallery import data_uri
 
 Row = Mapping[str, Any]
 MOST_NAMED = 5
+_MORE = ", \N{HORIZONTAL ELLIPSIS}"
 _DASH, _SPACE = "\N{EN DASH}", "\N{NO-BREAK SPACE}"
 
 
@@ -123,7 +124,7 @@ def _named(figures: _Figures, measure: str, bucket: str) -> list[str]:
     if not n:
         return []
     named = ", ".join(f"{_brief(row['bucket'])} {_share(row)}" for row in rows[:MOST_NAMED])
-    return [f"{n:,} different: {named}{', \N{HORIZONTAL ELLIPSIS}' if n > MOST_NAMED else ''}"]
+    return [f"{n:,} different: {named}{_MORE if n > MOST_NAMED else ''}"]
 
 
 def _by_type(figures: _Figures) -> list[str]:
