@@ -130,9 +130,12 @@ def refused_numbers(quarantine: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 def another_fits(told: str, found: Evidence) -> Sign | None:
     """The sign that other conventions explain the numbers much better than the told one, which it names; or None."""
+    known = np.isfinite(found.size_wh).all(axis=1)
+    if known.sum() < max(FEWEST, len(known) / 2):  # only the sizes of pictures tell the units apart
+        return None
     raw, size_wh = _that_are_boxes(found)
     n = len(raw)
-    if n < FEWEST or np.isfinite(found.size_wh).all(axis=1).sum() < n / 2:  # sizes tell the units apart
+    if n < FEWEST:
         return None
     lost = {name: 1.0 - float(_valid(name, raw, size_wh).mean()) for name in CONVENTIONS}
     # The told one may explain only some of the boxes, and then has to lose half of them to speak against another.
@@ -169,8 +172,7 @@ def another_fits(told: str, found: Evidence) -> Sign | None:
 
 def _that_are_boxes(found: Evidence) -> tuple[np.ndarray, np.ndarray]:
     """Numbers that are a box by at least one convention; an unknown size becomes the largest one known."""
-    largest = np.nanmax(found.size_wh, axis=0) if np.isfinite(found.size_wh).any() else (np.inf, np.inf)
-    sizes = np.where(np.isfinite(found.size_wh), found.size_wh, largest)
+    sizes = np.where(np.isfinite(found.size_wh), found.size_wh, np.nanmax(found.size_wh, axis=0))
     some = np.zeros(len(found.raw), dtype=bool)
     for name in CONVENTIONS:
         some |= _valid(name, found.raw, sizes)
@@ -183,7 +185,7 @@ def _lopsided(name: str, raw: np.ndarray, size_wh: np.ndarray, rivals: Mapping[s
     Boxes by `name`, mirrored left to right and top to bottom; the larger share of the two, of the worst rival.
     rivals: by name the share that must be exceeded, for chance and true lopsidedness move those that explain little.
     """
-    usable = _valid(name, raw, size_wh) & np.isfinite(size_wh).all(axis=1)
+    usable = _valid(name, raw, size_wh)
     if not usable.any():
         return 0.0
     raw, size_wh = raw[usable], size_wh[usable]

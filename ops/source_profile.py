@@ -149,7 +149,7 @@ def _boxes(figures: _Figures, tables: Mapping[str, pa.Table]) -> None:
     area_frac = np.prod(sides, axis=1) / np.prod(size_wh, axis=1)
     near_empty = (area_frac < NEAR_EMPTY_FRAC) | (sides.min(axis=1, initial=np.inf) < THIN_PX)
     figures.add("boxes", n, tables["boxes"].num_rows)
-    figures.quantiles("boxes_per_example", _numbers(examples["n_boxes"]), "count")
+    figures.quantiles("boxes_per_example", _numbers(examples["n_boxes"]), "boxes")
     figures.quantiles("box_area_frac", area_frac, "share")
     figures.add("boxes_near_empty", near_empty.sum(), n)
     figures.add("boxes_whole_picture", (area_frac > WHOLE_FRAC).sum(), n)

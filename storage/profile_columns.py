@@ -23,7 +23,9 @@ SOURCE_PROFILES = pa.schema(
             _TEXT,
             "which value or quantile: a reason, a label, an answer, min, p05 to p95, max; null = of all",
         ),
-        column("unit", _TEXT, "of the value: count, px, share, ratio or characters; a count is out of n"),
+        column(
+            "unit", _TEXT, "of the value: count, boxes, px, share, ratio or characters; a count is out of n"
+        ),
         column("value", _F64, "the count or the measured value"),
         column("n", _I64, "number of rows, pictures, boxes or examples that the value is out of"),
     ]
@@ -50,4 +52,4 @@ WARNING_KINDS = (
     "box_outside_picture",
 )
 
-PROFILE_UNITS = ("count", "px", "share", "ratio", "characters")
+PROFILE_UNITS = ("count", "boxes", "px", "share", "ratio", "characters")

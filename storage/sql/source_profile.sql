@@ -7,6 +7,6 @@ SELECT
     unit,
     value,
     n,
-    CASE WHEN unit = 'count' AND n > 0 AND value <= n THEN value / n END AS share
+    CASE WHEN unit = 'count' AND n > 0 THEN value / n END AS share
 FROM source_profiles
 ORDER BY ALL;

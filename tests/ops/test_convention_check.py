@@ -13,7 +13,7 @@ from ops.readers import coco, flickr30k, gqa, label_studio, open_images, visual_
 from ops.source_profile import placed_boxes
 from ops.source_warnings import advice, hint, warnings_of
 from ops.sources import Source
-from storage.tables import empty
+from storage.tables import empty, from_rows
 from tests.ops.delivery import new_store
 from tests.ops.wrong_conventions import WRITERS, deliver, normalised, random_boxes, told, written
 
@@ -198,6 +198,32 @@ def test_numbers_are_converted_and_undone_as_the_door_does(convention):
 
 def test_writers_cover_every_pixel_convention():
     assert set(WRITERS) == {name for name in CONVENTIONS if "px" in name}
+
+
+def test_lines_of_text_over_the_whole_width_do_not_pile_up():
+    """They touch the right edge and the left one alike: 40 lines on a page of 300 x 400 px."""
+    lines = np.array([[0.0, 10.0 * n, 300.0, 10.0 * n + 8] for n in range(40)])
+    pages = np.tile([300.0, 400.0], (40, 1))
+    assert signs("xyxy_px", lines, pages, empty("quarantine")) == []
+    (sign,) = signs("xyxy_px", lines + np.array([20.0, 0.0, 0.0, 0.0]), pages, empty("quarantine"))
+    assert (sign.kind, sign.share) == ("boxes_at_right_or_lower_edge", 1.0)
+
+
+def test_without_the_sizes_of_pictures_no_unit_is_named():
+    """60 middles and sizes read as corners, of which nobody kept the picture: that they are swapped is all."""
+    rows = [
+        {
+            "source": "s",
+            "stage": "box",
+            "reason": "swapped_corners",
+            "detail": f"{written('cxcywh_px', box, size)}: right or bottom edge lies before left or top",
+            "raw": "{}",
+        }
+        for box, size in random_boxes(60, 9)
+    ]
+    none = np.empty((0, 4)), np.empty((0, 2))
+    (sign,) = signs("xyxy_px", *none, from_rows("quarantine", rows))
+    assert (sign.kind, sign.n, sign.fits) == ("swapped_corners", 60, ())
 
 
 def test_signs_of_nothing_are_none():

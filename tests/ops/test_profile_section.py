@@ -42,7 +42,7 @@ def rows(name="shelf", label="cup"):
         *spread("picture_width_px", 640, 640, 640),
         *spread("picture_height_px", 480, 500, 1200),
         figure("boxes", 8, 8),
-        *spread("boxes_per_example", 1, 1, 3),
+        *spread("boxes_per_example", 1, 1, 3, "boxes"),
         *spread("box_area_frac", 0.0004, 0.05, 0.31, "share"),
         figure("boxes_near_empty", 2, 8),
         figure("boxes_whole_picture", 0, 8),

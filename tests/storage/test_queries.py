@@ -178,17 +178,17 @@ def test_source_profile_gives_counts_their_share_and_measures_none(ledger: Ledge
     counted = {**figure, "measure": "label", "bucket": "boat", "unit": "count", "value": 3.0, "n": 12}
     measured = {
         **figure,
-        "measure": "picture_width_px",
+        "measure": "box_area_frac",
         "bucket": "p50",
-        "unit": "px",
-        "value": 640.0,
+        "unit": "share",
+        "value": 0.2,
         "n": 4,
     }
     put(ledger, "source_profiles", "harbour", [measured, counted])
     columns = ("measure", "bucket", "value", "n", "share")
     assert [tuple(row[c] for c in columns) for row in rows(ledger, "source_profile")] == [
+        ("box_area_frac", "p50", 0.2, 4, None),
         ("label", "boat", 3.0, 12, 0.25),
-        ("picture_width_px", "p50", 640.0, 4, None),
     ]
 
 
