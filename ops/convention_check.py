@@ -275,7 +275,9 @@ def _at_the_edge(told: str, boxes: np.ndarray, size_wh: np.ndarray) -> list[Sign
 
 
 def _refused(told: str, n_boxes: int, quarantine: pa.Table) -> list[Sign]:
-    counts = {row["values"]: row["counts"] for row in pc.value_counts(quarantine["reason"]).to_pylist()}
+    own = pc.invert(pc.starts_with(quarantine["detail"], "needs "))  # a question that needs a refused box
+    reasons = pc.value_counts(quarantine["reason"].filter(own)).to_pylist()
+    counts = {row["values"]: row["counts"] for row in reasons}
     words = {
         "swapped_corners": "have their right or lower edge before the left or upper one",
         "box_outside_picture": "leave their picture",

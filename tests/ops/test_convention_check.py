@@ -14,7 +14,8 @@ from ops.source_profile import placed_boxes
 from ops.source_warnings import advice, hint, warnings_of
 from ops.sources import Source
 from storage.tables import empty, from_rows
-from tests.ops.delivery import new_store
+from tests.ops.delivery import coco as coco_file
+from tests.ops.delivery import encoded, new_store, write
 from tests.ops.wrong_conventions import WRITERS, deliver, normalised, random_boxes, told, written
 
 N = 90
@@ -198,6 +199,28 @@ def test_numbers_are_converted_and_undone_as_the_door_does(convention):
 
 def test_writers_cover_every_pixel_convention():
     assert set(WRITERS) == {name for name in CONVENTIONS if "px" in name}
+
+
+def test_coco_with_corners_is_told_and_questions_that_need_a_lost_box_do_not_count(tmp_path):
+    """Right and lower edges in the place of width and height: a box that leaves its picture costs one row itself, and
+    each of the questions made of it another; 60 boxes are 60.
+    """
+    boxes, folder = random_boxes(60, 4), tmp_path / "shelf"
+    images, annotations = [], []
+    for number, (box, (width, height)) in enumerate(boxes):
+        name = f"{number}.png"
+        write(folder, name, encoded(np.full((height, width, 3), 120, np.uint8)))
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        annotations.append({"id": number, "image_id": number, "category_id": 1, "bbox": list(box)})
+    write(folder, "annotations.json", coco_file(images, annotations))
+    source = Source("shelf", "coco", str(folder), "annotations.json")
+    tables = normalised(source, new_store(tmp_path))
+    lost = sum(x1 + x2 > w or y1 + y2 > h for (x1, y1, x2, y2), (w, h) in boxes)
+    assert tables.refused_by_reason == {"box_outside_picture": 3 * lost}
+    first, second = warnings_of(source, tables_of(tables)).to_pylist()
+    assert (first["kind"], first["fits"], first["n"]) == ("another_convention_fits", ["xyxy_px"], 60)
+    assert first["share"] == pytest.approx(lost / 60)
+    assert f"{lost} of {lost + tables.boxes.num_rows} boxes leave their picture" in second["detail"]
 
 
 def test_lines_of_text_over_the_whole_width_do_not_pile_up():
