@@ -51,6 +51,11 @@ PLAUSIBLE = warning(
     ["data", "boxes"],
     f"At most {ODD_LIMIT:.0%} of the examples have evidence over nearly all or nearly none of the picture.",
 )
+CONVENTION = warning(
+    "convention_looks_right",
+    ["data", "profile"],
+    "Nothing about the boxes looks as if another convention had written them.",
+)
 NO_LEAK = blocking(
     "no_picture_on_two_sides",
     ["data", "splits"],
@@ -138,6 +143,14 @@ def plausible(examples: pa.Table) -> AssetCheckResult:
     return outcome(
         PLAUSIBLE, [said] if odd > ODD_LIMIT else [], said, full=full, speck=speck, mean_area_frac=mean
     )
+
+
+def convention_looks_right(warnings: pa.Table) -> AssetCheckResult:
+    """Tell every warning as it was worded; its figures and the conventions that would fit go along."""
+    rows = warnings.to_pylist()
+    fits = list(dict.fromkeys(name for row in rows for name in row["fits"]))
+    signs = {row["kind"]: row["share"] for row in rows}
+    return outcome(CONVENTION, [row["detail"] for row in rows], "nothing looks wrong", fits=fits, **signs)
 
 
 def no_leak(splits: pa.Table, images: pa.Table) -> AssetCheckResult:

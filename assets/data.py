@@ -18,6 +18,7 @@ from assets.raw import Sources
 from assets.resources import Profile
 from ops.engines import Engine
 from ops.normalise import NothingLeft, normalise_into
+from ops.source_warnings import hint
 from ops.sources import Source
 from ops.split import assign
 from storage.catalog import build, current_artifacts, questions
@@ -138,8 +139,14 @@ def splits(
 
 @dg.asset(
     key=["data", "catalog"],
-    # It shows everything; the rest is behind these four, the last of what each job makes.
-    deps=[["data", "quarantine"], ["data", "splits"], ["policy", "grpo"], ["product", "champion"]],
+    # It shows everything; the rest is behind these, the last of what each job makes.
+    deps=[
+        ["data", "quarantine"],
+        ["data", "profile"],
+        ["data", "splits"],
+        ["policy", "grpo"],
+        ["product", "champion"],
+    ],
     group_name="data",
     owners=["team:data"],
     kinds={"duckdb"},
@@ -191,7 +198,8 @@ def store_normalised(
             table = ledger.put_table_file(refused, "quarantine", "quarantine", path)
             ledger.point("data/quarantine", source.name, table)
             build(ledger)
-            raise
+            advice = hint(source, ledger.read_table(table))
+            raise dg.Failure(f"{error}; {advice}" if advice else str(error)) from error
         summaries = {"examples": dict(made.counts), "quarantine": dict(made.refused_by_reason)}
         return {
             name: ledger.put_table_file(work, name, name, made.path(name), summaries.get(name))

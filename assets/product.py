@@ -9,6 +9,7 @@ import dagster as dg
 from assets import checks_evidence as checks
 from assets.evidence import answers_of, current_policy, current_splits, together
 from assets.handles import offer, once, rows_behind
+from assets.profiles import profile_behind
 from assets.resources import Profile
 from ops import flow_section
 from ops.champion import decide
@@ -144,6 +145,7 @@ def parts_of_report(
         parts[f"quarantine:{source}"] = ledger.require(
             ledger.current("data/quarantine", source), kind="quarantine"
         )
+        parts |= profile_behind(ledger, source, rows)
     for name in profile.policies[1:]:
         parts |= beside(ledger, current_policy(ledger, name), "training_steps", name)
     return parts
@@ -171,6 +173,8 @@ def report_inputs(
             "examples",
             "boxes",
             "quarantine",
+            "source_profiles",
+            "source_warnings",
             "training_steps",
             "predictions",
             "saliency_maps",
@@ -193,6 +197,10 @@ def report_inputs(
         evaluations=ledger.read_table(evaluations),
         champion=decision,
         artifacts=[asdict(each) for each in behind.values()],
+        contact_sheets={
+            role.partition(":")[2]: ledger.read_bytes(sheet)
+            for role, sheet in of_table(parts, "contact_sheet").items()
+        },
         pictures=pictures_by_sha256(images, needed, root=ledger.store.root),
         draws=profile.draws,
         **tables,

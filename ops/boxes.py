@@ -170,8 +170,9 @@ def validated(
     if not all(math.isfinite(value) for value in xyxy):
         return BoxProblem("nan_box", f"{_short(seen)} holds a value that is not finite")
     if x2 < x1 or y2 < y1:
-        return BoxProblem("swapped_corners", f"{_short(seen)}: right or bottom edge lies before left or top")
-    flat = BoxProblem("zero_area_box", f"{_short(seen)} has no area")
+        what = "right or bottom edge lies before left or top"
+        return BoxProblem("swapped_corners", f"{_short(seen)}: {what}{_in_picture(size_wh)}")
+    flat = BoxProblem("zero_area_box", f"{_short(seen)} has no area{_in_picture(size_wh)}")
     if size_wh is None:
         return flat if x2 == x1 or y2 == y1 else Box(x1, y1, x2, y2)
     out_px = (-x1, -y1, x2 - size_wh[0], y2 - size_wh[1])
@@ -263,6 +264,10 @@ def _parsed(text: str) -> list[float] | BoxProblem:
         return [float(part) for part in inner[1:-1].split(",")]
     except ValueError:
         return BoxProblem("bad_box_format", f'wanted a string like "[x1, y1, x2, y2]", saw {_short(text)}')
+
+
+def _in_picture(size_wh: tuple[int, int] | None) -> str:
+    return "" if size_wh is None else f" in the {size_wh[0]} x {size_wh[1]} px picture"
 
 
 def _short(seen: object) -> str:

@@ -15,7 +15,7 @@ import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
-from ops import charts, flow_figure, flow_section, gallery, overlays, report_tables
+from ops import charts, flow_figure, flow_section, gallery, overlays, profile_section, report_tables
 from ops.champion import RULE
 from ops.charts import Dot, Line
 from ops.comparison import METRIC, METRICS, policy_order, references_of
@@ -48,8 +48,9 @@ class ReportInputs:
     """Everything the page is made of; tables as in storage.schema, all sources and policies together.
 
     pictures: bytes of the pictures named by ops.gallery.pictures_needed and ops.flow_section.pictures_needed.
-    champion: the record of ops.champion.decide. artifacts: lineage records as dicts (kind, name, sha256,
-    producer, seed, versions, device, git_commit, dirty, n_rows, parents, ...). generated_on: a date as text.
+    contact_sheets: WebP by source. champion: the record of ops.champion.decide. artifacts: lineage records as
+    dicts (kind, name, sha256, producer, seed, versions, device, git_commit, dirty, n_rows, parents, ...).
+    generated_on: a date as text.
     """
 
     generated_on: str
@@ -67,6 +68,9 @@ class ReportInputs:
     evaluations: pa.Table
     champion: Row
     artifacts: Sequence[Row]
+    source_profiles: pa.Table
+    source_warnings: pa.Table
+    contact_sheets: Mapping[str, bytes] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     draws: int = DRAWS
 
@@ -120,6 +124,9 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         "scale_uri": gallery.data_uri(overlays.scale_png(), "image/png"),
         "sources": report_tables.sources(inputs.examples, inputs.quarantine, inputs.splits, inputs.images),
         "quarantine": report_tables.refused(inputs.quarantine),
+        "profiles": profile_section.sources(
+            inputs.source_profiles, inputs.source_warnings, inputs.contact_sheets
+        ),
         "lineage": report_tables.lineage(inputs.artifacts),
         "versions": report_tables.versions(inputs.artifacts),
         "metrics": METRICS,

@@ -13,7 +13,10 @@ import dagster as dg
 from ops.steps import work_through
 from ops.upkeep import clear_scratch, verify_lineage
 
-RAW_AND_DATA = ("raw/files", "data/images", "data/examples", "data/boxes", "data/quarantine")
+RAW_AND_DATA = (
+    *("raw/files", "data/images", "data/examples", "data/boxes", "data/quarantine"),
+    "data/profile",
+)
 EVALUATED = ("evidence/predictions", "evidence/saliency_maps")
 COMPARED = ("evidence/comparison", "product/champion", "product/report")
 CATALOG = "data/catalog"
@@ -28,7 +31,7 @@ def selection(*groups: str) -> dg.AssetSelection:
 prepare_data = dg.define_asset_job(
     "prepare_data",
     selection("raw", "data"),
-    description="Raw files of a source to normalised tables; then splits and catalogue over all sources.",
+    description="Raw files of a source to normalised tables and profile; then splits and catalogue over all.",
 )
 train = dg.define_asset_job(
     "train", selection("policy"), description="Base, cold start, then one policy a recipe by GRPO."

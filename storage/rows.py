@@ -3,18 +3,21 @@
 The join of four tables belongs here; decoding pictures and building prompts does not.
 """
 
+import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from storage.lineage import Artifact, Ledger
 from storage.objects import Store, StoreError, read_uri, sha256_bytes
 from storage.tables import read_table
 
+_PICTURES_AT_ONCE = 16
 _TABLES = ("examples", "boxes", "images", "splits")
 
 
@@ -153,8 +156,8 @@ def _pictures(paths: Sequence[str], wanted: pa.ChunkedArray, root: str | None) -
     columns = ["image_sha256", "uri", "width_px", "height_px", "bytes"]
     found: dict[str, dict[str, Any]] = {}
     problems = []
-    for path in paths:  # one file at a time: pictures of other splits are let go at once
-        for picture in _only(_read([path], "images", columns), "image_sha256", wanted).to_pylist():
+    for path in paths:
+        for picture in _wanted_rows(path, columns, wanted):
             if picture["image_sha256"] in found:
                 continue
             if picture["bytes"] is None:
@@ -167,6 +170,29 @@ def _pictures(paths: Sequence[str], wanted: pa.ChunkedArray, root: str | None) -
             "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if problems[10:] else "")
         )
     return found
+
+
+def _wanted_rows(path: str, columns: Sequence[str], wanted: pa.ChunkedArray) -> Iterator[dict[str, Any]]:
+    """The wanted rows of one images table; row groups without any are not read, and one is in memory at a time."""
+    source = read_uri(path) if path.startswith("s3://") else path
+    at = pc.is_in(
+        read_table(source, ["image_sha256"], name="images").column(0), value_set=wanted.combine_chunks()
+    )
+    if not pc.any(at).as_py():
+        return
+    file = pq.ParquetFile(io.BytesIO(source) if isinstance(source, bytes) else source, pre_buffer=False)
+    with file:
+        start = 0
+        for group in range(file.num_row_groups):
+            n_rows = file.metadata.row_group(group).num_rows
+            here = at.slice(start, n_rows)
+            start += n_rows
+            if not pc.any(here).as_py():
+                continue
+            done = 0
+            for batch in file.iter_batches(_PICTURES_AT_ONCE, row_groups=[group], columns=list(columns)):
+                yield from pa.Table.from_batches([batch]).filter(here.slice(done, batch.num_rows)).to_pylist()
+                done += batch.num_rows
 
 
 def _bring(picture: dict[str, Any], root: str | None) -> str | None:

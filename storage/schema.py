@@ -11,6 +11,7 @@ from storage.columns import maybe as _maybe
 from storage.columns import region
 from storage.data_columns import BOXES, EXAMPLE_ID, EXAMPLES, IMAGE, IMAGES, QUARANTINE, SPLITS
 from storage.flow_columns import FLOW_COLUMNS
+from storage.profile_columns import PROFILE_UNITS, SOURCE_PROFILES, SOURCE_WARNINGS, WARNING_KINDS
 
 SCHEMA_VERSION = 4
 
@@ -60,6 +61,8 @@ ALLOWED_VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("examples", "condition"): ("conflict", "control"),
     ("quarantine", "stage"): QUARANTINE_STAGES,
     ("quarantine", "reason"): REASONS,
+    ("source_profiles", "unit"): PROFILE_UNITS,
+    ("source_warnings", "kind"): WARNING_KINDS,
     ("splits", "split"): ("train", "val", "test", "excluded"),
     ("training_steps", "stage"): ("sft", "grpo"),
     ("completions", "unscorable_reason"): UNSCORABLE,
@@ -292,6 +295,8 @@ TABLES: dict[str, pa.Schema] = {
     "examples": EXAMPLES,
     "boxes": BOXES,
     "quarantine": QUARANTINE,
+    "source_profiles": SOURCE_PROFILES,
+    "source_warnings": SOURCE_WARNINGS,
     "splits": SPLITS,
     "training_steps": _TRAINING_STEPS,
     "completions": _COMPLETIONS,
@@ -307,6 +312,8 @@ TABLE_DESCRIPTIONS: dict[str, str] = {
     "examples": "one question about one picture",
     "boxes": "one evidence box",
     "quarantine": "one refused row",
+    "source_profiles": "one figure about one source",
+    "source_warnings": "one sign that a source's boxes were read by the wrong convention",
     "splits": "one example's place",
     "training_steps": "one optimiser step",
     "completions": "one sampled completion in training",

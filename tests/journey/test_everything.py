@@ -153,6 +153,8 @@ def test_the_report_and_the_decision_are_there(journey: Journey) -> None:
     decision = json.loads(journey.ledger.read_bytes(champion))
     assert decision["champion"] in POLICIES
     assert decision["champion"] in page
+    assert 'aria-label="Source scenes"' in page
+    assert page.count("data:image/webp") > page.count('alt="Pictures of scenes, evenly spread') == 1
 
 
 def test_the_ui_has_the_same_runs_and_the_curves(journey: Journey) -> None:

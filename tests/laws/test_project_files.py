@@ -82,7 +82,8 @@ print(",".join(keys), BLOCKED & set(sys.modules))
     assert loaded == "set()"
     assert keys.split(",") == sorted(
         [
-            *("raw/files", "data/images", "data/examples", "data/boxes", "data/quarantine", "data/splits"),
+            *("raw/files", "data/images", "data/examples", "data/boxes", "data/quarantine", "data/profile"),
+            "data/splits",
             *("data/catalog", "policy/base", "policy/cold_start", "policy/grpo", "evidence/predictions"),
             *("evidence/saliency_maps", "evidence/comparison", "product/report", "product/champion"),
         ]

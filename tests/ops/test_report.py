@@ -30,6 +30,8 @@ def inputs_of(evidence, **changes):
         examples=evidence.examples,
         boxes=evidence.boxes,
         quarantine=evidence.quarantine,
+        source_profiles=empty("source_profiles"),
+        source_warnings=empty("source_warnings"),
         splits=evidence.splits,
         training_steps=evidence.training_steps,
         predictions=evidence.predictions,

@@ -96,7 +96,7 @@ def test_a_source_that_left_the_list_leaves_partitions_and_handles(
     world.list_sources(blocks=world.blocks)
     run.work(world.given, "prepare_data")
     told = capsys.readouterr().err.splitlines()
-    assert told[0] == f"[1/2] raw/files, {', '.join(NORMALISED)} [blocks]"
+    assert told[0] == f"[1/2] raw/files, {', '.join(NORMALISED)}, data/profile [blocks]"
     assert told[1].endswith(" s, unchanged")
     assert sorted(world.ledger.current_all("data/images")) == ["blocks"]
     with dg.DagsterInstance.from_config(str(prepared_home(world.settings))) as instance:

@@ -171,3 +171,38 @@ def test_a_catalogue_from_before_a_kept_table_says_what_to_do(world: SmallWorld)
     with pytest.raises(CatalogError) as own:
         query(world.ledger.store.root, "SELECT 1 FROM scores_by_policy")
     assert "older" not in str(own.value)
+
+
+def test_source_profile_gives_counts_their_share_and_measures_none(ledger: Ledger) -> None:
+    figure = {"source": "harbour", "subset": "all"}
+    counted = {**figure, "measure": "label", "bucket": "boat", "unit": "count", "value": 3.0, "n": 12}
+    measured = {
+        **figure,
+        "measure": "box_area_frac",
+        "bucket": "p50",
+        "unit": "share",
+        "value": 0.2,
+        "n": 4,
+    }
+    put(ledger, "source_profiles", "harbour", [measured, counted])
+    columns = ("measure", "bucket", "value", "n", "share")
+    assert [tuple(row[c] for c in columns) for row in rows(ledger, "source_profile")] == [
+        ("box_area_frac", "p50", 0.2, 4, None),
+        ("label", "boat", 3.0, 12, 0.25),
+    ]
+
+
+def test_source_warnings_come_worst_first(ledger: Ledger) -> None:
+    sign = {"kind": "swapped_corners", "told": "xyxy_px", "fits": ["xywh_px"], "n": 10, "detail": "seen"}
+    put(ledger, "source_warnings", "harbour", [{**sign, "source": "harbour", "share": 0.2}])
+    put(
+        ledger,
+        "source_warnings",
+        "meadow",
+        [{**sign, "source": "meadow", "share": 0.7, "told": None, "fits": []}],
+    )
+    columns = ("source", "share", "told", "fits")
+    assert [tuple(row[c] for c in columns) for row in rows(ledger, "source_warnings")] == [
+        ("meadow", 0.7, None, []),
+        ("harbour", 0.2, "xyxy_px", ["xywh_px"]),
+    ]
