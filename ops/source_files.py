@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.objects import Store, StoreError, checked_relative, read_uri, remote_names
+from storage.unpack import Unpacked, UnpackError, is_archive, unpacked
 
 GENERATED = "generated/"
 """Locations that start so lie below the root of everything else."""
@@ -31,20 +32,26 @@ class FileProblem:
 
 
 class SourceFiles:
-    """Read-only view of a source's folder, on disk or on S3.
+    """Read-only view of a source's folder, on disk or on S3, or of an archive (.zip, .tar, .tar.gz, .tgz) of files.
 
-    `location` is an absolute folder, an s3:// address, or generated/NAME below the root of `store`.
+    `location` is an absolute folder or archive, an s3:// address of either, or generated/NAME below the root of
+    `store`. An archive is unpacked once (`storage/unpack.py`); names are relative to what lies at its top.
     """
 
     def __init__(self, location: str, store: Store) -> None:
         self._as_written = location.rstrip("/")
         below_root = location.startswith(GENERATED)
         self._address = store.url(self._as_written) if below_root else self._as_written
-        self._is_local = "://" not in self._address
+        self._is_archive = not below_root and is_archive(self._address)
+        self._opened: Unpacked | FileProblem | None = None
+        self._is_local = self._is_archive or "://" not in self._address
 
     def uri(self, name: str) -> str:
-        """Where a file lies; a generated one relative to the root, as the location is written."""
-        return f"{self._as_written}/{name}"
+        """Where a file lies; a generated one relative to the root, as the location is written.
+
+        One of an archive is ARCHIVE!/NAME, which `storage/reading.py` reads.
+        """
+        return f"{self._as_written}{'!' if self._is_archive else ''}/{name}"
 
     def read(self, name: str) -> bytes | FileProblem:
         """The bytes of a file by its name relative to the location, with forward slashes.
@@ -55,18 +62,21 @@ class SourceFiles:
             checked_relative(name)
         except StoreError as error:
             return FileProblem("unsafe_path", str(error))
-        address = f"{self._address}/{name}"
+        folder = self._folder(name)
+        if isinstance(folder, FileProblem):
+            return folder
         if self._is_local:
-            problem = self._local_problem(Path(address))
+            problem = self._local_problem(Path(folder), Path(folder) / name)
             if problem is not None:
                 return problem
-        try:
-            return read_uri(address)
-        except StoreError as error:
-            missing = isinstance(error.__cause__, FileNotFoundError)
-            if not (missing or self._is_local or isinstance(error.__cause__, PermissionError)):
-                raise
-            return FileProblem("missing_file" if missing else "unreadable_file", str(error)[:500])
+        return _read(f"{folder}/{name}", self._is_local)
+
+    def refused_members(self) -> dict[str, str]:
+        """Members of an archive that cannot be had, by name, with why; none for a folder."""
+        opened = self._open() if self._is_archive else None
+        if not isinstance(opened, Unpacked):
+            return {}
+        return {name: detail for name, (_, detail) in sorted(opened.refused.items())}
 
     def names(self, below: str = "", suffixes: Sequence[str] = ()) -> list[str]:
         """Names of the files below a folder of the source, sorted, relative to the location; all for no suffixes.
@@ -78,7 +88,10 @@ class SourceFiles:
             folder = checked_relative(below) if below else ""
         except StoreError:
             return []
-        start = f"{self._address}/{folder}" if folder else self._address
+        top = self._folder()
+        if isinstance(top, FileProblem):
+            return []
+        start = f"{top}/{folder}" if folder else top
         found = self._local_names(Path(start)) if self._is_local else remote_names(start)
         prefix = f"{folder}/" if folder else ""
         wanted = tuple(suffix.lower() for suffix in suffixes)
@@ -90,6 +103,25 @@ class SourceFiles:
             and _is_safe(name)
         )
 
+    def _folder(self, name: str = "") -> str | FileProblem:
+        """Where the files lie, or why the one of this name cannot be had."""
+        if not self._is_archive:
+            return self._address
+        opened = self._open()
+        if isinstance(opened, FileProblem):
+            return opened
+        return FileProblem(*opened.refused[name]) if name in opened.refused else str(opened.folder)
+
+    def _open(self) -> Unpacked | FileProblem:
+        if self._opened is None:
+            try:
+                self._opened = unpacked(self._address)
+            except UnpackError as error:
+                self._opened = FileProblem("unreadable_file", str(error)[:500])
+            except StoreError as error:
+                self._opened = _problem_of(error, self._address.startswith("s3://"))
+        return self._opened
+
     def _local_names(self, start: Path) -> list[str]:
         """Links to folders are not followed, so a loop of them has an end."""
         return [
@@ -98,9 +130,9 @@ class SourceFiles:
             for name in names
         ]
 
-    def _local_problem(self, path: Path) -> FileProblem | None:
+    def _local_problem(self, top: Path, path: Path) -> FileProblem | None:
         try:
-            real, folder = path.resolve(), Path(self._address).resolve()
+            real, folder = path.resolve(), top.resolve()
             if not real.is_relative_to(folder):
                 return FileProblem("unsafe_path", f"{path} leads out of {folder}; files must lie inside it")
             if not real.exists():
@@ -110,3 +142,18 @@ class SourceFiles:
         except (OSError, ValueError, RuntimeError) as error:  # names too long, loops of links
             return FileProblem("unreadable_file", f"{path}: {error}"[:500])
         return None
+
+
+def _read(address: str, is_local: bool) -> bytes | FileProblem:
+    try:
+        return read_uri(address)
+    except StoreError as error:
+        return _problem_of(error, not is_local)
+
+
+def _problem_of(error: StoreError, is_remote: bool) -> FileProblem:
+    """What is certain about a file; raises the error again if it may be the server's."""
+    missing = isinstance(error.__cause__, FileNotFoundError)
+    if is_remote and not (missing or isinstance(error.__cause__, PermissionError)):
+        raise error
+    return FileProblem("missing_file" if missing else "unreadable_file", str(error)[:500])

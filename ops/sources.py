@@ -51,7 +51,7 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """One source. `location` is absolute, s3://..., or generated/NAME below the store's root.
+    """One source. `location` is absolute, s3://..., or generated/NAME below the store's root; a folder or an archive.
 
     `annotations` and `questions` are files relative to the location, as are the names of pictures.
     """
@@ -135,7 +135,8 @@ def fingerprint(source: Source, store: Store) -> dict[str, Any]:
 
     Lists every file that a row stands in and every picture that is asked about, sorted by path. A file that
     cannot be read has null for both figures and a "problem"; so has a name that leads out of the source's
-    folder. "annotation_files" names those that are told of, and where that is a folder, those inside it.
+    folder. "annotation_files" names those that are told of, and where that is a folder, those inside it;
+    "refused_members" those members of an archive that cannot be had, with why.
     """
     files = SourceFiles(source.location, store)
     told = {source.annotations} | ({source.questions} if source.questions else set())
@@ -155,6 +156,7 @@ def fingerprint(source: Source, store: Store) -> dict[str, Any]:
         "format": source.format,
         "annotation_files": sorted(annotation_files),
         "files": [_file_entry(files, name) for name in sorted(names)],
+        **({"refused_members": refused} if (refused := files.refused_members()) else {}),
     }
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from storage.lineage import Artifact, Ledger
 from storage.objects import Store, StoreError, read_uri, sha256_bytes
+from storage.reading import read_address
 from storage.tables import read_table
 
 _TABLES = ("examples", "boxes", "images", "splits")
@@ -174,7 +175,7 @@ def _bring(picture: dict[str, Any], root: str | None) -> str | None:
     uri = picture["uri"]
     try:
         if uri.startswith(("/", "s3://")):
-            data = read_uri(uri)
+            data = read_address(uri)
         elif root is None:
             return f"picture {uri}: kept relative to the root, and no root was given"
         else:
