@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.objects import Store, StoreError, checked_relative, read_uri, remote_names
+from storage.objects import Store, StoreError, checked_relative
+from storage.reading import names_below, read_address
 from storage.unpack import Unpacked, UnpackError, is_archive, unpacked
 
 GENERATED = "generated/"
@@ -32,10 +33,10 @@ class FileProblem:
 
 
 class SourceFiles:
-    """Read-only view of a source's folder, on disk or on S3, or of an archive (.zip, .tar, .tar.gz, .tgz) of files.
+    """Read-only view of a source's folder, on disk, S3 or a hub, or of an archive (.zip, .tar, .tar.gz, .tgz) of files.
 
-    `location` is an absolute folder or archive, an s3:// address of either, or generated/NAME below the root of
-    `store`. An archive is unpacked once (`storage/unpack.py`); names are relative to what lies at its top.
+    `location` is an absolute folder or archive, an s3:// or hf:// address of either, or generated/NAME below the root
+    of `store`. An archive is unpacked once (`storage/unpack.py`); names are relative to what lies at its top.
     """
 
     def __init__(self, location: str, store: Store) -> None:
@@ -92,7 +93,7 @@ class SourceFiles:
         if isinstance(top, FileProblem):
             return []
         start = f"{top}/{folder}" if folder else top
-        found = self._local_names(Path(start)) if self._is_local else remote_names(start)
+        found = self._local_names(Path(start)) if self._is_local else names_below(start)
         prefix = f"{folder}/" if folder else ""
         wanted = tuple(suffix.lower() for suffix in suffixes)
         return sorted(
@@ -119,7 +120,7 @@ class SourceFiles:
             except UnpackError as error:
                 self._opened = FileProblem("unreadable_file", str(error)[:500])
             except StoreError as error:
-                self._opened = _problem_of(error, self._address.startswith("s3://"))
+                self._opened = _problem_of(error, "://" in self._address)
         return self._opened
 
     def _local_names(self, start: Path) -> list[str]:
@@ -146,7 +147,7 @@ class SourceFiles:
 
 def _read(address: str, is_local: bool) -> bytes | FileProblem:
     try:
-        return read_uri(address)
+        return read_address(address)
     except StoreError as error:
         return _problem_of(error, not is_local)
 

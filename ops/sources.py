@@ -19,6 +19,7 @@ import yaml
 from ops.readers.formats import FORMATS
 from ops.readers.rows import RawExample, RawRow
 from ops.source_files import GENERATED, FileProblem, SourceFiles
+from storage.hub import is_place
 from storage.objects import Store, StoreError, checked_relative, sha256_bytes
 
 EMBEDDED = Path(__file__).with_name("embedded_sources.yaml")
@@ -51,7 +52,7 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """One source. `location` is absolute, s3://..., or generated/NAME below the store's root; a folder or an archive.
+    """One source. `location` is absolute, s3://, hf://, or generated/NAME below the root; a folder or an archive.
 
     `annotations` and `questions` are files relative to the location, as are the names of pictures.
     """
@@ -224,8 +225,9 @@ def _path_problems(label: str, right: Mapping[str, str]) -> list[str]:
         except StoreError as error:
             found.append(f"{label}.{key}: {error}")
     location = right.get("location", ".")
-    if "://" in location and not location.startswith("s3://"):
-        found.append(f"{label}.location={location!r}: wanted a folder or s3://bucket/prefix")
+    if "://" in location and not (location.startswith("s3://") or is_place(location)):
+        wanted = "wanted a folder or s3://bucket/prefix or hf://datasets/OWNER/NAME[@REVISION][/PATH], or an archive"
+        found.append(f"{label}.location={location!r}: {wanted}")
     if location.startswith(GENERATED) and not re.fullmatch(r"generated/[A-Za-z0-9_-]+/?", location):
         found.append(f"{label}.location={location!r}: below the root only generated/NAME is allowed")
     return found

@@ -1,9 +1,10 @@
-"""Files by their full addresses: a local path, s3://bucket/key, or either of an archive with !/ and a name inside.
+"""Files by their full addresses: a local path, s3://bucket/key, hf://datasets/..., each with !/ and a name inside too.
 
 Here: which of the rooms' stores an address belongs to. Not here: the project's own root (`objects`).
 """
 
-from storage.objects import StoreError, checked_relative, read_uri
+from storage import hub
+from storage.objects import StoreError, checked_relative, read_uri, remote_names
 from storage.unpack import inside, unpacked
 
 
@@ -11,9 +12,17 @@ def read_address(address: str) -> bytes:
     """The bytes of one file. Raises StoreError."""
     place = inside(address)
     if place is None:
-        return read_uri(address)
+        return hub.read(address) if address.startswith(hub.SCHEME) else read_uri(address)
     archive, name = place
     found = unpacked(archive)
     if name in found.refused:
         raise StoreError(f"{address}: {found.refused[name][1]}")
     return read_uri(f"{found.folder}/{checked_relative(name)}")
+
+
+def names_below(address: str) -> list[str]:
+    """Names of the files below an s3:// or hf:// address, relative to it; none where there is nothing.
+
+    Raises StoreError if the server fails.
+    """
+    return hub.names(address) if address.startswith(hub.SCHEME) else remote_names(address)

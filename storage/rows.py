@@ -174,7 +174,7 @@ def _bring(picture: dict[str, Any], root: str | None) -> str | None:
     """Fill in a picture's bytes from its uri; returns what is wrong with them, or None."""
     uri = picture["uri"]
     try:
-        if uri.startswith(("/", "s3://")):
+        if uri.startswith(("/", "s3://", "hf://")):
             data = read_address(uri)
         elif root is None:
             return f"picture {uri}: kept relative to the root, and no root was given"

@@ -99,6 +99,20 @@ def cache_folder(environment: Mapping[str, str] | None = None) -> Path:
     return Path(told).expanduser().absolute() if told else Path.home() / ".cache" / "saliency-r1"
 
 
+def hub_endpoint(environment: Mapping[str, str] | None = None) -> str | None:
+    """The hub that hf:// addresses are read from: HF_ENDPOINT, or None for the public one."""
+    found = os.environ if environment is None else environment
+    return (found.get("HF_ENDPOINT") or "").rstrip("/") or None
+
+
+def hub_timeout_s(environment: Mapping[str, str] | None = None) -> float:
+    """Seconds that a request to the hub may take before it is tried again: SALIENCY_R1_HUB_TIMEOUT_S, by default 20."""
+    found = os.environ if environment is None else environment
+    name = "SALIENCY_R1_HUB_TIMEOUT_S"
+    text = found.get(name)
+    return _number(name, text, 0.01, whole=False) if text else 20.0
+
+
 def _limits(
     cls: type, prefix: str, leasts: Mapping[str, float], environment: Mapping[str, str] | None
 ) -> dict[str, float]:

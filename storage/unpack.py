@@ -1,4 +1,4 @@
-"""Archives as folders: a zip or tar file, on disk or on S3, unpacked once into the cache by its content.
+"""Archives as folders: a zip or tar file, on disk, on S3 or on a hub, unpacked once into the cache by its content.
 
 A file inside is named ARCHIVE!/NAME. What is unpacked is kept below SALIENCY_R1_CACHE by the sha256 of the archive,
 beside a note of what was refused; it may be deleted at any time. How members are written safely is in
@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from storage import s3
+from storage import hub, s3
 from storage.objects import StoreError, sha256_bytes, sha256_file
 from storage.settings import ArchiveLimits, cache_folder
 from storage.unpack_members import KINDS, UnpackError, most_bytes, unpack
@@ -37,7 +37,7 @@ class Unpacked:
 
 
 def is_archive(address: str) -> bool:
-    """Whether an address, a local path or s3://bucket/key, is that of an archive and not of a folder."""
+    """Whether an address, local, s3:// or hf://, is that of an archive and not of a folder."""
     return address.lower().endswith(KINDS) and not ("://" not in address and Path(address).is_dir())
 
 
@@ -60,7 +60,7 @@ def unpacked(address: str) -> Unpacked:
     with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=cache) as scratch:
         archive = Path(address) if "://" not in address else Path(scratch) / "archive"
         if "://" in address:
-            s3.call(address, "read", lambda fs: fs.get_file(address, str(archive)))
+            _fetch(address, archive)
         sha256 = sha256_file(archive)
         known = _known(cache / sha256, limits) or _unpack(
             archive, address, Path(scratch), cache / sha256, limits
@@ -88,8 +88,17 @@ def _unpack(archive: Path, address: str, scratch: Path, place: Path, limits: Arc
     return known
 
 
+def _fetch(address: str, place: Path) -> None:
+    if address.startswith(hub.SCHEME):
+        hub.fetch(address, place)
+    else:
+        s3.call(address, "read", lambda fs: fs.get_file(address, str(place)))
+
+
 def _state(address: str) -> tuple[object, bool]:
     """What changes when the archive does, without reading it; and whether that can be relied on."""
+    if address.startswith(hub.SCHEME):
+        return hub.state(address), True
     if "://" in address:
         info = s3.call(address, "read", lambda fs: fs.info(address))
         return (info.get("ETag"), info["size"]), bool(info.get("ETag"))
