@@ -115,3 +115,16 @@ def test_offline_the_error_says_so(served, monkeypatch):
     with pytest.raises(StoreUnreachableError, match="offline mode is enabled"):
         read_address(f"{PLACE}/a.txt")
     assert served.asked == []
+
+
+def test_a_file_that_the_token_may_not_read_is_a_reason(served, tmp_path):
+    served.files["main"] = {"a.txt": b"one"}
+    files = SourceFiles(PLACE, Store(str(tmp_path / "root")))
+    assert files.names() == ["a.txt"]
+    served.fault = 403
+    problem = files.read("a.txt")
+    assert isinstance(problem, FileProblem)
+    assert (
+        problem.reason == "unreadable_file"
+        and "403; it wants a token with access: set HF_TOKEN" in problem.detail
+    )
