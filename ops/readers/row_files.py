@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ops.readers.class_labels import classes_of, with_names
 from ops.readers.json_files import file_bytes, lines, whole_list
 from ops.readers.rows import FieldError, Origin, PictureRef, Refusal, file_name, shown
 from ops.source_files import SourceFiles
@@ -102,12 +103,14 @@ def _parquet(files: SourceFiles, name: str) -> Iterator[Row]:
         return
     place = 0
     try:
-        for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(batch_size=PARQUET_BATCH):
+        opened = pq.ParquetFile(io.BytesIO(data))
+        classes = classes_of(opened.schema_arrow.metadata)
+        for batch in opened.iter_batches(batch_size=PARQUET_BATCH):
             for value in _values(batch):
                 if isinstance(value, FieldError):
                     yield value.refusal(Origin(name, place, None))
                 else:
-                    yield Origin(name, place, value), value
+                    yield Origin(name, place, value), with_names(value, classes)
                 place += 1
     except (pa.ArrowException, OSError, ValueError) as error:
         origin = Origin(name, None, None)
