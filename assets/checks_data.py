@@ -15,6 +15,13 @@ from storage.lineage import Artifact, Ledger
 from storage.tables import schema_of
 
 TABLES = ("images", "examples", "boxes", "quarantine")
+NEEDED = {
+    "images": ["image_sha256"],
+    "examples": ["image_sha256", "example_id", "n_boxes", "evidence_area_frac"],
+    "boxes": ["example_id"],
+    "quarantine": ["reason"],
+}
+"""The columns that the checks of the normalised tables read."""
 SIDES = ("train", "val", "test")
 FULL_PICTURE, SPECK = 0.95, 0.0005  # shares of the picture's area
 ODD_LIMIT = 0.2

@@ -1,7 +1,9 @@
 """Data: normalised tables of each source, the splits over all of them, the catalogue over everything."""
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import dagster as dg
 import pyarrow as pa
@@ -13,14 +15,19 @@ from assets.metadata import pictures, table_spec
 from assets.partitions import SOURCES
 from assets.raw import Sources
 from assets.resources import Profile
-from ops.normalise import NothingLeft, normalise
+from ops.normalise import NothingLeft, normalise_into
 from ops.sources import Source
 from ops.split import assign
 from storage.catalog import build, current_artifacts, questions
 from storage.code import code_of
 from storage.lineage import Artifact, Ledger, LineageError, Work
+from storage.tables import batches
 
 THUMBNAIL_BYTES = 30_000
+SPLIT_BY = {
+    "images": ["image_sha256", "pixels_sha256", "thumb"],
+    "examples": ["example_id", "image_sha256", "slice"],
+}
 DESCRIPTIONS = {
     "images": "Distinct pictures, with pixel hashes that survive re-encoding.",
     "examples": "Questions about pictures, with answers and, where written, a reasoning.",
@@ -59,12 +66,12 @@ def normalised(
     source = sources[context.partition_key]
     work = normalising(source, files)
     outputs, fresh = once(ledger, work, lambda: store_normalised(ledger, work, source))
-    tables = {name: ledger.read_table(outputs[name]) for name in checks.TABLES}
+    tables = {name: ledger.read_table(outputs[name], checks.NEEDED[name]) for name in checks.TABLES}
     rows_in = int(outputs["examples"].summary["rows_in"])
     results = {name: [checks.schema(ledger, name, outputs[name])] for name in checks.TABLES}
     results["examples"].append(checks.conserved(tables, rows_in))
     results["boxes"].append(checks.plausible(tables["examples"]))
-    thumbs = {"thumbnails": pictures(thumbnails(tables["images"]))}
+    thumbs = {"thumbnails": pictures(thumbnails(ledger, outputs["images"]))}
     for name in checks.TABLES:
         yield offer(
             ledger,
@@ -107,7 +114,8 @@ def splits(
         outputs=("splits",),
     )
     pictures_, asked = (
-        [ledger.read_table(rows[f"{table}:{name}"]) for name in sources] for table in ("images", "examples")
+        [ledger.read_table(rows[f"{table}:{name}"], SPLIT_BY[table]) for name in sources]
+        for table in ("images", "examples")
     )
 
     def make() -> dict[str, Artifact]:
@@ -167,19 +175,21 @@ def normalising(source: Source, files: Artifact) -> Work:
 
 def store_normalised(ledger: Ledger, work: Work, source: Source) -> dict[str, Artifact]:
     """Read, check and convert the rows of the source, and store the tables."""
-    try:
-        made = normalise(source, ledger.store)
-    except NothingLeft as error:  # the run fails, but what was refused and why can still be asked for
-        refused = replace(work, outputs=("quarantine",), producer=f"{work.producer}.refused")
-        table = ledger.put_table(refused, "quarantine", "quarantine", error.tables.quarantine)
-        ledger.point("data/quarantine", source.name, table)
-        build(ledger)
-        raise
-    summaries = {"examples": dict(made.counts), "quarantine": made.refused_by_reason}
-    return {
-        name: ledger.put_table(work, name, name, getattr(made, name), summaries.get(name))
-        for name in checks.TABLES
-    }
+    with tempfile.TemporaryDirectory(prefix=f"{source.name}-") as folder:
+        try:
+            made = normalise_into(source, ledger.store, Path(folder))
+        except NothingLeft as error:  # the run fails, but what was refused and why can still be asked for
+            refused = replace(work, outputs=("quarantine",), producer=f"{work.producer}.refused")
+            path = error.written.path("quarantine")
+            table = ledger.put_table_file(refused, "quarantine", "quarantine", path)
+            ledger.point("data/quarantine", source.name, table)
+            build(ledger)
+            raise
+        summaries = {"examples": dict(made.counts), "quarantine": dict(made.refused_by_reason)}
+        return {
+            name: ledger.put_table_file(work, name, name, made.path(name), summaries.get(name))
+            for name in checks.TABLES
+        }
 
 
 def rows_of_sources(
@@ -200,12 +210,13 @@ def counts_of(splits: pa.Table) -> dict[str, int]:
     return {row["values"]: row["counts"] for row in pc.value_counts(splits["split"]).to_pylist()}
 
 
-def thumbnails(images: pa.Table, n: int = 4) -> list[tuple[str, bytes, str]]:
-    """The first small pictures of a table, ready to be shown."""
-    small = images.filter(pc.less(images["n_bytes"], THUMBNAIL_BYTES)).slice(0, n)
+def thumbnails(ledger: Ledger, images: Artifact, n: int = 4) -> list[tuple[str, bytes, str]]:
+    """The first small pictures among the first that are stored together, ready to be shown."""
+    few = next(batches(ledger.path(images), ["file_name", "bytes", "format", "n_bytes"], name="images"))
+    small = few.filter(pc.less(few["n_bytes"], THUMBNAIL_BYTES)).slice(0, n)
     return [
         (row["file_name"], row["bytes"], f"image/{row['format'].lower()}")
-        for row in small.select(["file_name", "bytes", "format"]).to_pylist()
+        for row in small.to_pylist()
         if row["bytes"] and row["format"] in ("PNG", "JPEG", "WEBP")
     ]
 

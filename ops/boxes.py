@@ -186,17 +186,56 @@ def validated(
     return flat if empty else inside
 
 
+def xywh_columns(
+    xywh: np.ndarray, size_wh: np.ndarray, *, clip: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `from_xywh` does, for all boxes at once: their edges, float64 [n, 4], and which of them are boxes, bool [n].
+
+    `xywh`: float64 [n, 4]; `size_wh`: [n, 2], the size of each box's upright picture. Edges of what is none are not
+    to be used; `from_xywh` says what is wrong with it.
+    """
+    size = size_wh.astype(np.float64)
+    upper = xywh[:, :2]
+    lower = upper + xywh[:, 2:]
+    inside_upper, inside_lower = np.where(upper < 0.0, 0.0, upper), np.where(size < lower, size, lower)
+    limit = ROUNDING_PX + 1e-9
+    out = (-upper > limit) | (lower - size > limit)
+    good = np.isfinite(upper) & np.isfinite(lower) & (lower >= upper) & (inside_lower > inside_upper)
+    good &= clip | ~out
+    return np.hstack([inside_upper, inside_lower]), good.all(axis=1)
+
+
 def union_area(boxes: Sequence[Box]) -> float:
     """Area in square pixels covered by at least one of the boxes; exact, overlaps count once; 0 for none."""
     if not boxes:
         return 0.0
-    edges = np.array([box.xyxy for box in boxes], dtype=np.float64)
-    xs, ys = np.unique(edges[:, [0, 2]]), np.unique(edges[:, [1, 3]])
-    covered = np.zeros((len(ys) - 1, len(xs) - 1), dtype=bool)
-    columns, rows = np.searchsorted(xs, edges[:, [0, 2]]), np.searchsorted(ys, edges[:, [1, 3]])
-    for (left, right), (top, bottom) in zip(columns, rows, strict=True):
-        covered[top:bottom, left:right] = True
-    return float(np.diff(ys) @ covered @ np.diff(xs))
+    return float(union_areas(np.array([[box.xyxy for box in boxes]]))[0])
+
+
+_CELLS_AT_ONCE = 2**21
+
+
+def union_areas(xyxy: np.ndarray) -> np.ndarray:
+    """Area of the union of each row's boxes: float64 [m, n, 4] in pixels to float64 [m].
+
+    The edges of a row's boxes part its picture into (2n - 1)^2 cells, each of which is covered or not.
+    """
+    n_rows, n_boxes = xyxy.shape[:2]
+    if n_rows == 0 or n_boxes == 0:
+        return np.zeros(n_rows)
+    at_once = max(1, _CELLS_AT_ONCE // (2 * n_boxes - 1) ** 2)
+    if n_rows > at_once:
+        parts = [union_areas(xyxy[start : start + at_once]) for start in range(0, n_rows, at_once)]
+        return np.concatenate(parts)
+    xs, ys = (np.sort(xyxy[:, :, sides].reshape(n_rows, -1)) for sides in ([0, 2], [1, 3]))
+    covered = np.zeros((n_rows, 2 * n_boxes - 1, 2 * n_boxes - 1), dtype=bool)
+    for each in range(n_boxes):
+        x1, y1, x2, y2 = (xyxy[:, each, side, None] for side in range(4))
+        across = (xs[:, :-1] >= x1) & (xs[:, :-1] < x2)
+        down = (ys[:, :-1] >= y1) & (ys[:, :-1] < y2)
+        covered |= down[:, :, None] & across[:, None, :]
+    of_rows = (covered * np.diff(xs)[:, None, :]).sum(axis=-1)
+    return (of_rows * np.diff(ys)).sum(axis=-1)
 
 
 def _four_numbers(row: object) -> tuple[float, float, float, float] | BoxProblem:

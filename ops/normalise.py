@@ -1,4 +1,4 @@
-"""Raw rows of a source to the tables images, examples, boxes and quarantine; nothing gets lost on the way.
+"""A source to the tables images, examples, boxes and quarantine, piece by piece; nothing gets lost on the way.
 
 Rows are counted as the source's reader defines a raw row: a question (written or generated), and every entry
 of an annotation file that is itself refused. Each raw row becomes one example or one row of the quarantine,
@@ -6,24 +6,27 @@ so rows_in = rows_out + quarantined. A box with a row of its own that is refused
 every question that needs the box is refused with a row of its own. Not here: formats, boxes, decoding.
 """
 
-import json
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from ops.boxes import CONVENTIONS, Box, BoxProblem, union_area
-from ops.pictures import MAX_PIXELS, PictureProblem, open_upright, pixels_sha256, thumb
-from ops.questions import Asked, UnaskableError, ask
-from ops.readers.rows import Origin, PictureRef, RawAnnotation, RawExample, Refusal, shown
-from ops.source_files import FileProblem, SourceFiles
-from ops.sources import Source, rows_of
-from storage.objects import Store, sha256_bytes
-from storage.tables import from_rows
+from ops.lanes import pieces
+from ops.pieces import Piece
+from ops.readers.rows import Origin, Refusal, shown
+from ops.seen_keys import SeenKeys
+from ops.sources import Source
+from storage.objects import Store
+from storage.tables import TableWriter, from_rows, read_table
 
 RAW_LIMIT = 2000
+TABLES = ("images", "examples", "boxes", "quarantine")
 
 
 @dataclass(frozen=True)
@@ -45,242 +48,123 @@ class Tables:
         return dict(Counter(self.quarantine["reason"].to_pylist()).most_common())
 
 
-class NothingLeft(Exception):  # noqa: N818  the state of the source, as the docs name it
-    """A source of which no row is usable; `tables` holds what was refused and why."""
+@dataclass(frozen=True)
+class Written:
+    """The same as files `NAME.parquet` in a folder, and its arithmetic; see `Tables`."""
 
-    def __init__(self, source: str, tables: Tables) -> None:
-        reasons = (
-            ", ".join(f"{reason} {n}" for reason, n in tables.refused_by_reason.items()) or "no rows at all"
-        )
+    folder: Path
+    counts: Mapping[str, int]
+    refused_by_reason: Mapping[str, int]
+    first_refusal: str
+
+    def path(self, table: str) -> Path:
+        """The Parquet file of a table."""
+        return self.folder / f"{table}.parquet"
+
+
+class NothingLeft(Exception):  # noqa: N818  the state of the source, as the docs name it
+    """A source of which no row is usable; `written` holds what was refused and why, `tables` too if in memory."""
+
+    def __init__(self, source: str, written: Written) -> None:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in written.refused_by_reason.items())
         super().__init__(
-            f"source {source!r}: none of {tables.counts['rows_in']} rows is usable ({reasons}); "
-            f"first refusal: {_first_detail(tables)}"
+            f"source {source!r}: none of {written.counts['rows_in']} rows is usable ({reasons or 'no rows at all'}); "
+            f"first refusal: {written.first_refusal}"
         )
-        self.tables = tables
+        self.written = written
+        self.tables: Tables | None = None
 
 
 def normalise(source: Source, store: Store) -> Tables:
-    """Read, check and convert all rows of a source. Raises NothingLeft if no example remains.
+    """Read, check and convert all rows of a small source, in memory; otherwise as `normalise_into`."""
+    with tempfile.TemporaryDirectory(prefix="tables-") as folder:
+        try:
+            return _tables(normalise_into(source, store, Path(folder)))
+        except NothingLeft as error:
+            error.tables = _tables(error.written)
+            raise
 
-    Options of the source: max_pixels (default MAX_PIXELS); clip_boxes (cut boxes at the picture's edge
-    instead of refusing them); annotated_size. The size is always that of the upright picture. With
+
+def _tables(written: Written) -> Tables:
+    read = {name: read_table(written.path(name).read_bytes(), name=name) for name in TABLES}
+    return Tables(**read, counts=written.counts)
+
+
+def normalise_into(source: Source, store: Store, folder: Path) -> Written:
+    """Read, check and convert all rows of a source into Parquet files; raises NothingLeft if no example remains.
+
+    Memory does not grow with the source but for some 30 bytes an example and 40 a picture, by which what comes
+    again is known. Options of the source: max_pixels and pictures (`ops/picture_rows.py`); clip_boxes (cut boxes at the
+    picture's edge instead of refusing them); annotated_size. The size is always that of the upright picture. With
     "must_agree", the default, a picture annotated with another width or height costs its questions, since
     boxes drawn on another size or orientation would lie wrong; "ignore" takes them.
     """
-    work = _Work(source, store)
-    rows_in = 0
-    for row in rows_of(source, store):
-        if isinstance(row, RawAnnotation):
-            rows_in += work.judge(row)
-            continue
-        rows_in += 1
-        if isinstance(row, Refusal):
-            work.refuse(row)
-        else:
-            work.take(row)
-    tables = work.tables(rows_in)
-    if not tables.examples.num_rows:
-        raise NothingLeft(source.name, tables)
-    return tables
+    gathered = _Gathered(source)
+    with ExitStack() as files, tempfile.TemporaryDirectory(prefix="pieces-") as aside:
+        writers = {
+            name: files.enter_context(TableWriter(name, folder / f"{name}.parquet")) for name in TABLES
+        }
+        for piece in pieces(source, store, Path(aside)):
+            for name, table in gathered.take(piece).items():
+                if table.num_rows:
+                    writers[name].write(table)
+    written = Written(folder, gathered.counts, dict(gathered.reasons.most_common()), gathered.first_refusal)
+    if not written.counts["rows_out"]:
+        raise NothingLeft(source.name, written)
+    return written
 
 
-def example_id(source: str, image_sha256: str, question: str, answer: str, boxes: Sequence[Box]) -> str:
-    """24 hex digits of source, picture, question, answer and boxes; the row's place is left out."""
-    parts = [source, image_sha256, question, answer, [box.xyxy for box in boxes]]
-    return sha256_bytes(json.dumps(parts).encode())[:24]
+class _Gathered:
+    """What the pieces of a source come to: what is there twice is found, and everything is counted."""
 
-
-@dataclass(frozen=True)
-class _Opened:
-    """A usable picture: its upright size and its row of the images table."""
-
-    size_wh: tuple[int, int]
-    sides_swapped: bool
-    row: dict[str, Any]
-
-
-class _UnusableError(Exception):
-    """A raw example that cannot become an example: stage, reason and detail for the quarantine."""
-
-    def __init__(self, stage: str, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.stage, self.reason, self.detail = stage, reason, detail
-
-
-class _Work:
-    """The rows of one source while they are gathered."""
-
-    def __init__(self, source: Source, store: Store) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self._files = SourceFiles(source.location, store)
-        self._max_pixels = int(source.options.get("max_pixels", MAX_PIXELS))
-        self._clip = bool(source.options.get("clip_boxes", False))
-        self._sizes_must_agree = source.options.get("annotated_size", "must_agree") == "must_agree"
-        self._pictures: dict[str, _Opened | _UnusableError] = {}
-        self._images: dict[str, dict[str, Any]] = {}
-        self._examples: dict[str, dict[str, Any]] = {}
-        self._boxes: list[dict[str, Any]] = []
-        self._quarantine: list[dict[str, Any]] = []
+        self._images, self._examples = SeenKeys(), SeenKeys()
+        self.counts = {"rows_in": 0, "rows_out": 0, "quarantined": 0}
+        self.reasons: Counter[str] = Counter()
+        self.first_refusal = "none"
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Add one row to the quarantine."""
-        self._quarantine.append(
-            {
-                "source": self._source.name,
-                "source_file": refusal.origin.source_file,
-                "source_row": refusal.origin.source_row,
-                "stage": refusal.stage,
-                "reason": refusal.reason,
-                "detail": refusal.detail.encode("utf-8", "backslashreplace").decode(),
-                "raw": shown(refusal.origin.raw, RAW_LIMIT),
-            }
+    def take(self, piece: Piece) -> dict[str, pa.Table]:
+        """The rows that a piece adds to each table."""
+        rows = piece.examples["source_row"].to_numpy()
+        new, first = self._examples.add(piece.examples["example_id"], rows)
+        doubles = [_double(piece.origin(row), first[row]) for row in np.flatnonzero(~new).tolist()]
+        refused = [*piece.refusals, *doubles]
+        new_images, _ = self._images.add(
+            piece.images["image_sha256"], np.zeros(piece.images.num_rows, np.int64)
         )
-
-    def judge(self, row: RawAnnotation) -> int:
-        """Refuse an annotation whose box is none; 1 if it was refused, else 0."""
-        opened = self._pictures.get(row.picture.file_name)
-        size_wh = opened.size_wh if isinstance(opened, _Opened) else None
-        box = CONVENTIONS[row.convention](row.values, size_wh, clip=self._clip)
-        if not isinstance(box, BoxProblem):
-            return 0
-        self.refuse(Refusal(row.origin, "box", box.reason, box.detail))
-        return 1
-
-    def take(self, row: RawExample) -> None:
-        """Turn one raw example into an example with boxes and picture, or into a row of the quarantine."""
-        try:
-            opened = self._opened(row.picture)
-            boxes = self._converted(row, opened)
-            self._keep(row, opened, boxes)
-        except _UnusableError as error:
-            self.refuse(Refusal(row.origin, error.stage, error.reason, error.detail))
-
-    def tables(self, rows_in: int) -> Tables:
-        """What was gathered, as tables."""
-        examples = list(self._examples.values())
-        return Tables(
-            images=from_rows("images", list(self._images.values())),
-            examples=from_rows("examples", examples),
-            boxes=from_rows("boxes", self._boxes),
-            quarantine=from_rows("quarantine", self._quarantine),
-            counts={"rows_in": rows_in, "rows_out": len(examples), "quarantined": len(self._quarantine)},
-        )
-
-    def _opened(self, picture: PictureRef) -> _Opened:
-        if picture.data is not None:
-            return self._decoded(picture.file_name, picture.data)
-        known = self._pictures.get(picture.file_name)
-        if known is None:
-            try:
-                data = self._files.read(picture.file_name)
-                if isinstance(data, FileProblem):
-                    raise _UnusableError("picture", data.reason, data.detail)
-                known = self._decoded(picture.file_name, data)
-            except _UnusableError as error:
-                known = error
-            self._pictures[picture.file_name] = known
-        if isinstance(known, _UnusableError):
-            raise _UnusableError(known.stage, known.reason, known.detail)
-        return known
-
-    def _decoded(self, file_name: str, data: bytes) -> _Opened:
-        picture = open_upright(data, self._max_pixels)
-        if isinstance(picture, PictureProblem):
-            raise _UnusableError("picture", picture.reason, f"{file_name}: {picture.detail}")
-        row = {
-            "image_sha256": sha256_bytes(data),
-            "pixels_sha256": pixels_sha256(picture.rgb),
-            "thumb": thumb(picture.rgb),
-            "source": self._source.name,
-            "source_file": self._source.annotations,
-            "file_name": file_name,
-            "uri": self._files.uri(file_name),
-            "format": picture.format,
-            "width_px": picture.width_px,
-            "height_px": picture.height_px,
-            "n_bytes": len(data),
-            "bytes": data,
+        n_boxes = piece.examples["n_boxes"].to_numpy()
+        self._count(piece.n_raw, int(new.sum()), refused)
+        return {
+            "images": piece.images.filter(pa.array(new_images)),
+            "examples": piece.examples.filter(pa.array(new)),
+            "boxes": piece.boxes.filter(pa.array(np.repeat(new, n_boxes))),
+            "quarantine": from_rows(
+                "quarantine", [_refused_row(self._source.name, each) for each in refused]
+            ),
         }
-        return _Opened(picture.size_wh, picture.sides_swapped, row)
 
-    def _converted(self, row: RawExample, opened: _Opened) -> list[Box]:
-        annotated = row.picture.annotated_wh
-        disagrees = annotated is not None and annotated != opened.size_wh
-        size = _sizes_in_words(annotated, opened) if disagrees else ""
-        boxes = []
-        for raw_box in row.boxes + row.others:
-            box = CONVENTIONS[row.convention](raw_box.values, opened.size_wh, clip=self._clip)
-            if isinstance(box, BoxProblem):
-                needs = _needed(raw_box.annotation)
-                raise _UnusableError("box", box.reason, f"{needs}{box.detail}{'; ' + size if size else ''}")
-            boxes.append(box)
-        if disagrees and self._sizes_must_agree:
-            advice = "correct or remove width and height, or accept it with annotated_size: ignore"
-            raise _UnusableError("picture", "unsupported", f"{size}; {advice}")
-        return boxes
-
-    def _keep(self, row: RawExample, opened: _Opened, everything: list[Box]) -> None:
-        boxes, others = everything[: len(row.boxes)], everything[len(row.boxes) :]
-        texts = _texts(row, boxes, others, opened.size_wh)
-        sha256 = opened.row["image_sha256"]
-        identity = example_id(self._source.name, sha256, texts["question"], texts["answer"], boxes)
-        if identity in self._examples:
-            first = self._examples[identity]["source_row"]
-            detail = f"same picture, question, answer and boxes as row {first}"
-            raise _UnusableError("question", "duplicate_example", detail)
-        self._images.setdefault(sha256, opened.row)
-        width_px, height_px = opened.size_wh
-        self._examples[identity] = {
-            "example_id": identity,
-            "source": self._source.name,
-            "source_file": row.origin.source_file,
-            "source_row": row.origin.source_row,
-            "image_sha256": sha256,
-            **texts,
-            "n_boxes": len(boxes),
-            "evidence_area_frac": min(union_area(boxes) / (width_px * height_px), 1.0),
-        }
-        for index, (box, raw_box) in enumerate(zip(boxes, row.boxes, strict=True)):
-            self._boxes.append(_box_row(identity, index, box, raw_box.label))
+    def _count(self, n_raw: int, n_out: int, refused: Sequence[Refusal]) -> None:
+        for name, more in (("rows_in", n_raw), ("rows_out", n_out), ("quarantined", len(refused))):
+            self.counts[name] += more
+        self.reasons.update(each.reason for each in refused)
+        if refused and self.first_refusal == "none":
+            origin = refused[0].origin
+            self.first_refusal = f"{origin.source_file} row {origin.source_row}: {refused[0].detail}"
 
 
-def _texts(row: RawExample, boxes: list[Box], others: list[Box], size_wh: tuple[int, int]) -> dict[str, Any]:
-    said: RawExample | Asked = row
-    if row.template is not None:
-        labels = [box.label or "" for box in row.boxes]
-        try:
-            said = ask(row.template, labels, boxes, size_wh, others)
-        except UnaskableError as error:
-            raise _UnusableError("question", "unsupported", str(error)) from error
+def _double(origin: Origin, first: int) -> Refusal:
+    detail = f"same picture, question, answer and boxes as row {first}"
+    return Refusal(origin, "question", "duplicate_example", detail)
+
+
+def _refused_row(source: str, refusal: Refusal) -> dict[str, Any]:
     return {
-        "question": said.question,
-        "answer": said.answer,
-        "accepted_answers": list(said.accepted_answers),
-        "answer_type": said.answer_type,
-        "question_kind": said.question_kind,
-        "slice": row.slice,
-        "condition": row.condition,
-        "reasoning": said.reasoning,
+        "source": source,
+        "source_file": refusal.origin.source_file,
+        "source_row": refusal.origin.source_row,
+        "stage": refusal.stage,
+        "reason": refusal.reason,
+        "detail": refusal.detail.encode("utf-8", "backslashreplace").decode(),
+        "raw": shown(refusal.origin.raw, RAW_LIMIT),
     }
-
-
-def _box_row(identity: str, index: int, box: Box, label: str | None) -> dict[str, Any]:
-    edges = zip(("x1_px", "y1_px", "x2_px", "y2_px"), box.xyxy, strict=True)
-    return {"example_id": identity, "box_index": index, **dict(edges), "label": label}
-
-
-def _sizes_in_words(annotated: tuple[int, int] | None, opened: _Opened) -> str:
-    (width, height), seen = opened.size_wh, annotated or (0, 0)
-    turned = f" (stored {height} x {width}, turned by EXIF)" if opened.sides_swapped else ""
-    return f"annotated as {seen[0]} x {seen[1]} px, but upright it is {width} x {height} px{turned}"
-
-
-def _needed(annotation: Origin | None) -> str:
-    return "" if annotation is None else f"needs annotations[{annotation.source_row}], which is refused: "
-
-
-def _first_detail(tables: Tables) -> str:
-    if not tables.quarantine.num_rows:
-        return "none"
-    first = tables.quarantine.slice(0, 1).to_pylist()[0]
-    return f"{first['source_file']} row {first['source_row']}: {first['detail']}"

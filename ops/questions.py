@@ -5,12 +5,14 @@ here: which boxes belong together (`ops/readers/`) and the questions of generate
 (`ops/scene_questions.py`). Labels come from data sets: they are put in as they stand, and never read again.
 """
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from ops.boxes import Box
@@ -24,6 +26,9 @@ USUAL = ("count", "where")
 """The templates of a source of detections that does not say which."""
 OF_DETECTIONS = tuple(name for name, template in TEMPLATES.items() if template["about"] != "phrase")
 """The templates that a source of detections may name."""
+
+
+Edges = float | np.ndarray
 
 
 class UnaskableError(ValueError):
@@ -61,7 +66,7 @@ def ask(
             f"{known!r} with {numbers[_N_BOXES.get(each['about'])]}" for known, each in TEMPLATES.items()
         )
         raise ValueError(f"template {name!r} with {len(boxes)} boxes: wanted {', '.join(wanted)}")
-    words = {"label": [labels[0]], "count": [str(len(boxes))], "place": _wordings(_around(boxes), size_wh)}
+    words = _words(labels[0], len(boxes), ninth_of(*_around(boxes).xyxy, *size_wh))
     if about == "place":
         _check_alone(boxes[0], others, size_wh)
     if about == "pair":
@@ -69,9 +74,32 @@ def ask(
     return _filled(name, words)
 
 
+@functools.lru_cache(maxsize=100_000)
+def ask_of_kind(name: str, label: str, count: int, ninth: int) -> Asked:
+    """Fill a template about all things of one kind, or the one thing of its kind, as `ask` does from their boxes.
+
+    `ninth`: where the middle of the box around them lies, as `ninth_of` counts.
+    """
+    return _filled(name, _words(label, count, ninth))
+
+
+def words_of(name: str) -> set[str]:
+    """The words that a template is filled with."""
+    return {word for text in TEMPLATES[name].values() for word in re.findall(r"\{(\w+)\}", text)}
+
+
+def ninth_of(x1: Edges, y1: Edges, x2: Edges, y2: Edges, width_px: Edges, height_px: Edges) -> Any:
+    """The ninth of the picture that holds a box's middle, 0 to 8, row by row from the top left; numbers or arrays."""
+    columns, rows = (
+        np.minimum(np.floor(3 * (low + high) / 2 / side).astype(np.int64), 2)
+        for low, high, side in ((x1, x2, width_px), (y1, y2, height_px))
+    )
+    return 3 * rows + columns
+
+
 def place_of(box: Box, size_wh: tuple[int, int]) -> str:
     """The words for the ninth of the picture that holds the box's middle: 'top left', 'middle centre', ..."""
-    return _wordings(box, size_wh)[0]
+    return _wordings(int(ninth_of(*box.xyxy, *size_wh)))[0]
 
 
 def _around(boxes: Sequence[Box]) -> Box:
@@ -98,10 +126,12 @@ def _fill(text: str, words: Mapping[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", lambda found: words[found[1]], text)
 
 
-def _wordings(box: Box, size_wh: tuple[int, int]) -> list[str]:
-    column = min(int(3 * (box.x1 + box.x2) / 2 / size_wh[0]), 2)
-    row = min(int(3 * (box.y1 + box.y2) / 2 / size_wh[1]), 2)
-    return list(_DATA["places"][row][column])
+def _words(label: str, count: int, ninth: int) -> dict[str, list[str]]:
+    return {"label": [label], "count": [str(count)], "place": _wordings(int(ninth))}
+
+
+def _wordings(ninth: int) -> list[str]:
+    return list(_DATA["places"][ninth // 3][ninth % 3])
 
 
 def _check_alone(box: Box, others: Sequence[Box], size_wh: tuple[int, int]) -> None:

@@ -8,9 +8,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from storage.objects import Store, StoreError, checked_relative
-from storage.reading import names_below, read_address
+from storage.reading import copy_address, names_below, read_address
 from storage.unpack import Unpacked, UnpackError, is_archive, unpacked
 
 GENERATED = "generated/"
@@ -45,6 +46,7 @@ class SourceFiles:
         self._address = store.url(self._as_written) if below_root else self._as_written
         self._is_archive = not below_root and is_archive(self._address)
         self._opened: Unpacked | FileProblem | None = None
+        self._one_opens = Lock()
         self._is_local = self._is_archive or "://" not in self._address
 
     def uri(self, name: str) -> str:
@@ -54,16 +56,35 @@ class SourceFiles:
         """
         return f"{self._as_written}{'!' if self._is_archive else ''}/{name}"
 
+    def name_problem(self, name: str) -> FileProblem | None:
+        """What is wrong with a file's name as such; whether there is such a file is not looked at."""
+        try:
+            checked_relative(name)
+        except StoreError as error:
+            return FileProblem("unsafe_path", str(error))
+        return None
+
+    def local_copy(self, name: str, folder: Path) -> Path | FileProblem:
+        """A path of the file on this machine: its own, or that of a copy in `folder`. Raises StoreError as `read`."""
+        top = self.name_problem(name) or self._folder(name)
+        if isinstance(top, FileProblem):
+            return top
+        path = Path(top) / name
+        if self._is_local:
+            return self._local_problem(Path(top), path) or path
+        path = folder / f"copy{Path(name).suffix}"
+        try:
+            copy_address(f"{top}/{name}", path)
+        except StoreError as error:
+            return _problem_of(error, is_remote=True)
+        return path
+
     def read(self, name: str) -> bytes | FileProblem:
         """The bytes of a file by its name relative to the location, with forward slashes.
 
         Raises StoreError if a bucket's server fails: that says nothing of the file; run again.
         """
-        try:
-            checked_relative(name)
-        except StoreError as error:
-            return FileProblem("unsafe_path", str(error))
-        folder = self._folder(name)
+        folder = self.name_problem(name) or self._folder(name)
         if isinstance(folder, FileProblem):
             return folder
         if self._is_local:
@@ -114,14 +135,15 @@ class SourceFiles:
         return FileProblem(*opened.refused[name]) if name in opened.refused else str(opened.folder)
 
     def _open(self) -> Unpacked | FileProblem:
-        if self._opened is None:
-            try:
-                self._opened = unpacked(self._address)
-            except UnpackError as error:
-                self._opened = FileProblem("unreadable_file", str(error)[:500])
-            except StoreError as error:
-                self._opened = _problem_of(error, "://" in self._address)
-        return self._opened
+        with self._one_opens:
+            if self._opened is None:
+                try:
+                    self._opened = unpacked(self._address)
+                except UnpackError as error:
+                    self._opened = FileProblem("unreadable_file", str(error)[:500])
+                except StoreError as error:
+                    self._opened = _problem_of(error, "://" in self._address)
+            return self._opened
 
     def _local_names(self, start: Path) -> list[str]:
         """Links to folders are not followed, so a loop of them has an end."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from ops.readers.coco_scan import DetectionPiece
 from ops.readers.formats import FORMATS
 from ops.readers.rows import RawExample, RawRow
 from ops.source_files import GENERATED, FileProblem, SourceFiles
@@ -33,6 +34,7 @@ _READING_OPTIONS: dict[str, tuple[type, Any]] = {
     "max_pixels": (int, 1),
     "clip_boxes": (bool, None),
     "annotated_size": (str, ("must_agree", "ignore")),
+    "pictures": (str, ("kept", "referenced", "unread")),
 }
 _GENERATOR_OPTIONS: dict[str, dict[str, tuple[type, Any]]] = {
     "scenes": {
@@ -102,6 +104,13 @@ def rows_of(source: Source, store: Store) -> Iterator[RawRow]:
     """The raw rows of a source in file order, by the reader of its format."""
     files = SourceFiles(source.location, store)
     return FORMATS[source.format].read(files, source)
+
+
+def pieces_of(
+    source: Source, files: SourceFiles, folder: Path
+) -> Iterator[DetectionPiece | Iterator[RawRow]]:
+    """The same rows in pieces, as columns where the format's reader can; `folder` takes what is laid aside."""
+    yield from FORMATS[source.format].pieces(files, source, folder)
 
 
 def deliver(source: Source, store: Store) -> bool:

@@ -17,17 +17,21 @@ _BYTES = pa.binary()
 EXAMPLE_ID = _column(
     "example_id", _TEXT, "stable hash of source, picture, question, answer and boxes, not of its place"
 )
-IMAGE = _column("image_sha256", _TEXT, "sha256 of the picture file's bytes")
+IMAGE = _column(
+    "image_sha256",
+    _TEXT,
+    "sha256 of the picture file's bytes; of its uri where it was not read (pixels_sha256 null)",
+)
 
 IMAGES = pa.schema(
     [
         IMAGE,
-        _column(
+        _maybe(
             "pixels_sha256",
             _TEXT,
-            "sha256 of '<width>x<height>' and the upright RGB bytes: same for re-encodings",
+            "sha256 of '<width>x<height>' and the upright RGB bytes: same for re-encodings; null when not read",
         ),
-        _column("thumb", _BYTES, "16 x 16 x 3 uint8 RGB, box-averaged, row-major: finds near duplicates"),
+        _maybe("thumb", _BYTES, "16 x 16 x 3 uint8 RGB, box-averaged, row-major: finds near duplicates"),
         _column("source", _TEXT, "the source that delivered the picture first"),
         _column("source_file", _TEXT, "the annotation file that named the picture, relative to the source"),
         _column("file_name", _TEXT, "the picture's name as delivered, relative to the source"),
@@ -36,10 +40,12 @@ IMAGES = pa.schema(
             _TEXT,
             "where the picture lies: relative to the root if made there, else a path or s3:// address",
         ),
-        _column("format", _TEXT, "the encoding found in the bytes, such as PNG or JPEG"),
-        _column("width_px", _I32, "width of the EXIF-upright picture in pixels"),
-        _column("height_px", _I32, "height of the EXIF-upright picture in pixels"),
-        _column("n_bytes", _I64, "size of the picture file in bytes"),
+        _maybe("format", _TEXT, "the encoding found in the bytes, such as PNG or JPEG; null when not read"),
+        _column("width_px", _I32, "width of the EXIF-upright picture in pixels; as annotated when not read"),
+        _column(
+            "height_px", _I32, "height of the EXIF-upright picture in pixels; as annotated when not read"
+        ),
+        _maybe("n_bytes", _I64, "size of the picture file in bytes; null when not read"),
         _maybe("bytes", _BYTES, "the picture file itself, as delivered; null when kept by reference"),
     ]
 )

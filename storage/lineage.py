@@ -22,7 +22,7 @@ from storage import provenance
 from storage.artifacts import Artifact, LineageError, Parent, Work
 from storage.objects import Store, StoreError, StoreUnreachableError, sha256_bytes, sha256_file, sha256_folder
 from storage.settings import Settings
-from storage.tables import encode_table, read_table
+from storage.tables import encode_table, n_rows_of, read_table
 
 __all__ = ["Artifact", "Ledger", "LineageError", "Parent", "Work", "main", "unbroken"]
 
@@ -67,10 +67,28 @@ class Ledger:
         """Store a table that fits its schema as Parquet and record it. Raises TableError, LineageError."""
         data = encode_table(table_name, table)
         sha256 = sha256_bytes(data)
-        folder = f"tables/{table_name}/{_segment(work.name or _NO_PARTITION)}"
-        uri = f"{folder}/{sha256[:_FIRST_SHA_DIGITS]}.parquet"
+        uri = _table_uri(table_name, work.name, sha256)
         artifact = self._describe(work, output, table_name, uri, sha256, summary, device, versions)
         return self._keep_bytes(replace(artifact, n_rows=table.num_rows), data)
+
+    def put_table_file(
+        self,
+        work: Work,
+        output: str,
+        table_name: str,
+        path: str | Path,
+        summary: Mapping[str, Any] | None = None,
+    ) -> Artifact:
+        """Store a table that a `TableWriter` wrote, as `put_table` would, without reading it into memory.
+
+        Raises TableError for a file that is no such table, LineageError.
+        """
+        sha256, n_rows = sha256_file(path), n_rows_of(path, table_name)
+        uri = _table_uri(table_name, work.name, sha256)
+        artifact = self._describe(work, output, table_name, uri, sha256, summary, None, None)
+        if self.content_problem(artifact):
+            self.store.put_file(path, uri)
+        return self._record(replace(artifact, n_rows=n_rows))
 
     def put_bytes(
         self,
@@ -275,6 +293,10 @@ class Ledger:
                 self.store.write_bytes(old, earlier.to_json().encode())
         self.store.write_bytes(name, artifact.to_json().encode())
         return artifact
+
+
+def _table_uri(table: str, name: str, sha256: str) -> str:
+    return f"tables/{table}/{_segment(name or _NO_PARTITION)}/{sha256[:_FIRST_SHA_DIGITS]}.parquet"
 
 
 def _segment(text: str) -> str:

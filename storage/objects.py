@@ -20,6 +20,7 @@ __all__ = [
     "StoreError",
     "StoreUnreachableError",
     "checked_relative",
+    "copy_uri",
     "read_uri",
     "remote_names",
     "sha256_bytes",
@@ -70,6 +71,17 @@ def read_uri(uri: str) -> bytes:
         return s3.call(uri, "read", lambda fs: bytes(fs.cat_file(uri)))
     try:
         return Path(uri).read_bytes()
+    except OSError as error:
+        raise StoreError(f"{uri}: cannot be read ({error})") from error
+
+
+def copy_uri(uri: str, path: Path) -> None:
+    """Copy one file by its full address, a local path or s3://bucket/key, to a local path. Raises StoreError."""
+    if uri.startswith("s3://"):
+        s3.call(uri, "read", lambda fs: fs.get_file(uri, str(path)))
+        return
+    try:
+        shutil.copyfile(uri, path)
     except OSError as error:
         raise StoreError(f"{uri}: cannot be read ({error})") from error
 

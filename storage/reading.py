@@ -3,8 +3,10 @@
 Here: which of the rooms' stores an address belongs to. Not here: the project's own root (`objects`).
 """
 
+from pathlib import Path
+
 from storage import hub
-from storage.objects import StoreError, checked_relative, read_uri, remote_names
+from storage.objects import StoreError, checked_relative, copy_uri, read_uri, remote_names
 from storage.unpack import inside, unpacked
 
 
@@ -18,6 +20,14 @@ def read_address(address: str) -> bytes:
     if name in found.refused:
         raise StoreError(f"{address}: {found.refused[name][1]}")
     return read_uri(f"{found.folder}/{checked_relative(name)}")
+
+
+def copy_address(address: str, path: Path) -> None:
+    """Copy one file, which lies in no archive, to a local path. Raises StoreError."""
+    if address.startswith(hub.SCHEME):
+        hub.fetch(address, path)
+    else:
+        copy_uri(address, path)
 
 
 def names_below(address: str) -> list[str]:

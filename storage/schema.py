@@ -12,7 +12,7 @@ from storage.columns import region
 from storage.data_columns import BOXES, EXAMPLE_ID, EXAMPLES, IMAGE, IMAGES, QUARANTINE, SPLITS
 from storage.flow_columns import FLOW_COLUMNS
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 QUARANTINE_STAGES = ("read", "picture", "box", "question", "split")
 

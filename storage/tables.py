@@ -5,7 +5,8 @@ The same rows give the same bytes, however the table was put together, so that e
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ _VERSION_KEY = b"saliency_r1.schema_version"
 _TABLE_KEY = b"saliency_r1.table"
 _ROWS_PER_GROUP = {"images": 1_000, "saliency_maps": 20_000}
 _DEFAULT_ROWS_PER_GROUP = 100_000
+_BYTES_PER_GROUP = 64 * 2**20
+_UNLIKE: frozenset[str] = frozenset()
+"""Columns of which no two values are alike, so that a dictionary of them is as long as they are."""
 # What a diverging run measured is reported as it was; everywhere else "could not be measured" is null.
 _MAY_BE_NOT_FINITE = {"training_steps"}
 
@@ -111,20 +115,79 @@ def encode_table(name: str, table: pa.Table) -> bytes:
 
     Raises TableError with every mismatch.
     """
-    _raise_if_any(name, mismatches(name, table))
-    schema = schema_of(name)
-    ordered = table.select(schema.names).cast(schema)
-    binary = {field.name for field in schema if pa.types.is_binary(field.type)}
-    n_per_group = _ROWS_PER_GROUP.get(name, _DEFAULT_ROWS_PER_GROUP)
     buffer = io.BytesIO()
-    with pq.ParquetWriter(
-        buffer, schema, compression="zstd", use_dictionary=[c for c in schema.names if c not in binary]
-    ) as writer:
-        # One chunk per row group: pages, and so the bytes, do not depend on how the table was put together.
-        for start in range(0, max(ordered.num_rows, 1), n_per_group):
-            group = ordered.slice(start, n_per_group).combine_chunks()
-            writer.write_table(group, row_group_size=n_per_group)
+    with TableWriter(name, buffer) as writer:
+        writer.write(table)
     return buffer.getvalue()
+
+
+class TableWriter:
+    """A table written piece by piece; the same rows give the same bytes, whatever the pieces were.
+
+    What waits for its row group is held in memory: at most 100,000 rows, and of pictures 1,000 or 64 MiB. `target`
+    is a path or a binary stream. Use it in a `with`; the file is whole only after that ended without an exception.
+    """
+
+    def __init__(self, name: str, target: str | os.PathLike[str] | io.BytesIO) -> None:
+        self._name, self._schema = name, schema_of(name)
+        self._n_per_group = _ROWS_PER_GROUP.get(name, _DEFAULT_ROWS_PER_GROUP)
+        self._sizes = self._schema.get_field_index("bytes")
+        plain = [f.name for f in self._schema if not pa.types.is_binary(f.type) and f.name not in _UNLIKE]
+        self._file = pq.ParquetWriter(target, self._schema, compression="zstd", use_dictionary=plain)
+        self._waiting: list[pa.Table] = []
+        self.n_rows = self._n_waiting = self._n_groups = 0
+
+    def __enter__(self) -> "TableWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._write_groups(self._gathered(), rest=True)
+        finally:
+            self._file.close()
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows, columns in any order. Raises TableError with every mismatch; then none of them is added."""
+        _raise_if_any(self._name, mismatches(self._name, table))
+        ordered = table.select(self._schema.names).cast(self._schema)
+        self.n_rows += ordered.num_rows
+        self._n_waiting += ordered.num_rows
+        self._waiting.append(ordered)
+        if self._n_waiting >= self._n_per_group or self._sizes >= 0:
+            self._write_groups(self._gathered(), rest=False)
+
+    def _gathered(self) -> pa.Table:
+        return pa.concat_tables(self._waiting) if self._waiting else self._schema.empty_table()
+
+    def _write_groups(self, table: pa.Table, *, rest: bool) -> None:
+        start = 0
+        for stop in self._ends(table):
+            self._write_group(table.slice(start, stop - start))
+            start = stop
+        table = table.slice(start)
+        if rest and (table.num_rows or not self._n_groups):
+            self._write_group(table)
+            table = table.slice(table.num_rows)
+        self._waiting, self._n_waiting = [table] if table.num_rows else [], table.num_rows
+
+    def _ends(self, table: pa.Table) -> list[int]:
+        """Where the full row groups of the rows end; after which row is a matter of the rows alone."""
+        if self._sizes < 0:
+            return list(range(self._n_per_group, table.num_rows + 1, self._n_per_group))
+        n_bytes = pc.fill_null(pc.binary_length(table.column(self._sizes)), 0).to_pylist()
+        ends, size, last = [], 0, 0
+        for row, more in enumerate(n_bytes, start=1):
+            size += more
+            if size >= _BYTES_PER_GROUP or row - last == self._n_per_group:
+                ends.append(row)
+                size, last = 0, row
+        return ends
+
+    def _write_group(self, table: pa.Table) -> None:
+        """One chunk per row group: pages, and so the bytes, do not depend on how the table was put together."""
+        self._file.write_table(table.combine_chunks(), row_group_size=max(table.num_rows, 1))
+        self._n_groups += 1
 
 
 def read_table(
@@ -135,14 +198,34 @@ def read_table(
     `columns` limits what is read, `name` demands one table. Raises TableError for what is not such a file,
     was written with another schema version or holds another table.
     """
+    with _opened(source, name) as file:
+        return file.read(columns=None if columns is None else list(columns))
+
+
+def batches(
+    source: str | os.PathLike[str], columns: Sequence[str] | None = None, *, name: str | None = None
+) -> Iterator[pa.Table]:
+    """The rows of a local Parquet file row group by row group; otherwise as `read_table`."""
+    with _opened(source, name) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number, columns=None if columns is None else list(columns))
+
+
+def n_rows_of(source: str | os.PathLike[str], name: str) -> int:
+    """How many rows a local Parquet file holds, which must be of this table; the rows are not read."""
+    with _opened(source, name) as file:
+        return int(file.metadata.num_rows)
+
+
+@contextmanager
+def _opened(source: bytes | str | os.PathLike[str], name: str | None) -> Iterator[pq.ParquetFile]:
     where = "bytes" if isinstance(source, bytes) else str(source)
     try:
         with pq.ParquetFile(io.BytesIO(source) if isinstance(source, bytes) else Path(source)) as file:
-            metadata = file.schema_arrow.metadata or {}
-            problems = _header_problems(metadata, name)
+            problems = _header_problems(file.schema_arrow.metadata or {}, name)
             if problems:
                 raise TableError(f"{where}: " + "; ".join(problems))
-            return file.read(columns=None if columns is None else list(columns))
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise TableError(f"{where}: not a readable Parquet file ({error})") from error
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from storage import hub, s3
-from storage.objects import StoreError, sha256_bytes, sha256_file
+from storage.objects import StoreError, copy_uri, sha256_bytes, sha256_file
 from storage.settings import ArchiveLimits, cache_folder
 from storage.unpack_members import KINDS, UnpackError, most_bytes, unpack
 
@@ -92,7 +92,7 @@ def _fetch(address: str, place: Path) -> None:
     if address.startswith(hub.SCHEME):
         hub.fetch(address, place)
     else:
-        s3.call(address, "read", lambda fs: fs.get_file(address, str(place)))
+        copy_uri(address, place)
 
 
 def _state(address: str) -> tuple[object, bool]:

@@ -8,7 +8,7 @@ annotation, (2) every entry of images, annotations and categories that is itself
 without any annotation. Also here: the index of a COCO file that `ops/readers/coco_questions.py` looks things up in.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ops.questions import USUAL
@@ -80,7 +80,11 @@ def read(
     images: str = "",
 ) -> Iterator[RawRow]:
     """Yield the raw rows of a detection source: questions picture by picture, then what is refused."""
-    index = read_index(files, annotations, boxes_from, images)
+    yield from rows(read_index(files, annotations, boxes_from, images), templates)
+
+
+def rows(index: CocoIndex, templates: Sequence[str] = USUAL) -> Iterator[RawRow]:
+    """The raw rows of an index: questions picture by picture, then what is refused, then boxes to be judged."""
     by_image: dict[Identifier, list[Annotation]] = {image: [] for image in index.images}
     for entry in index.annotations:
         by_image[entry.image].append(entry)
@@ -107,20 +111,25 @@ def read_index(files: SourceFiles, annotations: str, boxes_from: str = "bbox", i
         detail = f"wanted an object with images and annotations, saw {shown(content)}"
         index.refusals.append(Refusal(Origin(annotations, None, content), "read", "broken_json", detail))
         return index
-    for key, add in (("categories", _add_category), ("images", _add_image), ("annotations", _add_annotation)):
+    for key in ("categories", "images", "annotations"):
         entries = content.get(key, [] if key == "categories" else None)
         if not isinstance(entries, list):
             detail = f"wanted a list {key!r}, saw {shown(entries)}"
             index.refusals.append(Refusal(Origin(annotations, None, None), "read", "missing_field", detail))
             continue
-        for place, entry in enumerate(entries):
-            origin = Origin(annotations, place, entry)
-            try:
-                add(index, origin, as_object(entry))
-            except FieldError as error:
-                detail = f"{key}[{place}]: {error.detail}"
-                index.refusals.append(Refusal(origin, error.stage, error.reason, detail))
+        add_entries(index, key, (Origin(annotations, place, entry) for place, entry in enumerate(entries)))
     return index
+
+
+def add_entries(index: CocoIndex, key: str, origins: Iterable[Origin]) -> None:
+    """Add entries of "categories", "images" or "annotations", in this order of keys; what is none is a refusal."""
+    add = {"categories": _add_category, "images": _add_image, "annotations": _add_annotation}[key]
+    for origin in origins:
+        try:
+            add(index, origin, as_object(origin.raw))
+        except FieldError as error:
+            detail = f"{key}[{origin.source_row}]: {error.detail}"
+            index.refusals.append(Refusal(origin, error.stage, error.reason, detail))
 
 
 def identifier(row: Mapping[str, object], key: str) -> Identifier:

@@ -5,6 +5,8 @@ Here: the list, and nothing that a single format does.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
 from typing import Any, Protocol
 
 from ops.boxes import CONVENTIONS
@@ -12,6 +14,7 @@ from ops.questions import USUAL
 from ops.readers import (
     coco,
     coco_questions,
+    coco_scan,
     cvat,
     flickr30k,
     gqa,
@@ -26,9 +29,11 @@ from ops.readers import (
     voc,
     yolo,
 )
+from ops.readers.coco_scan import DetectionPiece
+from ops.readers.json_arrays import NotStreamable
 from ops.readers.row_files import DELIMITERS
 from ops.readers.rows import RawRow
-from ops.source_files import SourceFiles
+from ops.source_files import FileProblem, SourceFiles
 
 
 class Told(Protocol):
@@ -53,7 +58,8 @@ class Format:
 
     boxes: the convention, in a line, as users read it. options: by name (type, smallest or allowed values or None); of
     a dict the allowed keys, and its values are texts; of a list the allowed texts. file_options: those that name
-    further annotation files, which count as delivered, with what is read without the option, or None.
+    further annotation files, which count as delivered, with what is read without the option, or None. in_columns: the
+    same rows in pieces that fit into memory, which are laid aside in a folder; raises NotStreamable where it cannot.
     """
 
     read: Callable[[SourceFiles, Told], Iterator[RawRow]]
@@ -61,6 +67,19 @@ class Format:
     options: Mapping[str, tuple[type, Any]] = field(default_factory=dict)
     takes_questions: bool = False
     file_options: Mapping[str, str | None] = field(default_factory=dict)
+    in_columns: Callable[[SourceFiles, Told, Path], Iterator[DetectionPiece | Iterator[RawRow]]] | None = None
+
+    def pieces(
+        self, files: SourceFiles, told: Told, folder: Path
+    ) -> Iterator[DetectionPiece | Iterator[RawRow]]:
+        """The rows of `read` in pieces: as columns if the reader can and the file allows it, else all rows as one."""
+        if self.in_columns is not None:
+            try:
+                yield from self.in_columns(files, told, folder)
+                return
+            except NotStreamable:
+                pass
+        yield self.read(files, told)
 
 
 def _coco(files: SourceFiles, told: Told) -> Iterator[RawRow]:
@@ -69,6 +88,19 @@ def _coco(files: SourceFiles, told: Told) -> Iterator[RawRow]:
         templates = told.options.get("templates", USUAL)
         return coco.read(files, told.annotations, templates, **own)
     return coco_questions.read(files, told.annotations, told.questions, **own)
+
+
+def _coco_in_columns(
+    files: SourceFiles, told: Told, folder: Path
+) -> Iterator[DetectionPiece | Iterator[RawRow]]:
+    """Raises NotStreamable, before anything is yielded."""
+    path = files.local_copy(told.annotations, folder)
+    if told.questions is not None or isinstance(path, FileProblem):
+        raise NotStreamable("questions are looked up in the whole file")
+    own = _own(told, _OF_COCO)
+    scan = coco_scan.scan(path, folder, told.annotations, told.options.get("templates", USUAL), **own)
+    yield from scan.pieces()
+    yield chain(scan.refusals, scan.strays())
 
 
 def _own(told: Told, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,6 +143,7 @@ FORMATS: Mapping[str, Format] = {
         "x, y, width, height in pixels; or the extent of the segmentation",
         {**templated.OPTIONS, **_OF_COCO},
         takes_questions=True,
+        in_columns=_coco_in_columns,
     ),
     "visual_cot": Format(
         lambda files, told: visual_cot.read(files, told.annotations),

@@ -354,9 +354,9 @@ def test_detections_of_every_bad_kind_areconserved(tmp_path):
         ("annotations.json", 5, "missing_file"),  # how many
         ("annotations.json", 5, "missing_file"),  # where
         ("annotations.json", 3, "no_boxes"),  # images[3] has no annotation
+        ("annotations.json", 1, "box_outside_picture"),  # the annotation itself, with its picture
         ("annotations.json", 4, "missing_field"),  # images[4]
         ("annotations.json", 6, "unknown_image"),
-        ("annotations.json", 1, "box_outside_picture"),  # the annotation itself
     ]
     assert [(row["question_kind"], row["source_row"]) for row in tables.examples.to_pylist()] == [
         ("count", 0),

@@ -67,8 +67,8 @@ def test_refs_that_cannot_be_used_are_refused(tmp_path):
         ("refs.json", 5, "unknown_image"),
         ("refs.json", 6, "no_boxes"),
         ("refs.json", 7, "broken_json"),
-        ("refs.json", 8, "duplicate_example"),
         ("instances.json", 2, "box_outside_picture"),
+        ("refs.json", 8, "duplicate_example"),
     ]
 
 

@@ -79,10 +79,11 @@ def test_questions_of_gqa_without_usable_evidence_are_refused(tmp_path):
         "unsupported",
         "unknown_image",
     ]
-    reasons += ["no_answer", "no_question", "no_boxes", "broken_json", "duplicate_example"]
+    reasons += ["no_answer", "no_question", "no_boxes", "broken_json"]
     wanted = [("questions.json", n, reason) for n, reason in enumerate(reasons, start=1)]
     # Of the one scene graph, at place 0: 105 as it is read, 103 and 104 as they are judged.
     wanted += [("graphs.json", 0, reason) for reason in ("broken_json", "zero_area_box", "bad_box_format")]
+    wanted.append(("questions.json", 12, "duplicate_example"))
     assert refused(tables) == wanted
 
 

@@ -1,0 +1,128 @@
+"""Which way the rows of a source go: as columns where they can be taken so, else row by row; in the order of the file.
+
+Not here: what either way makes of them (`ops/column_lane.py`, `ops/row_lane.py`).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ops import column_lane
+from ops.picture_rows import Opened, PictureRows, Unusable
+from ops.pieces import Piece, nothing, together
+from ops.readers.coco_scan import DetectionPiece
+from ops.readers.rows import PictureRef, RawRow
+from ops.row_lane import RowLane
+from ops.source_files import SourceFiles
+from ops.sources import Source, pieces_of
+from storage.objects import Store
+from storage.tables import from_rows
+
+PICTURES_AT_ONCE = 64
+"""Pictures that are held in memory together while their questions are made."""
+
+
+def pieces(source: Source, store: Store, folder: Path) -> Iterator[Piece]:
+    """All of a source, piece by piece. `folder`: an empty one for what does not fit into memory meanwhile."""
+    files = SourceFiles(source.location, store)
+    lanes = _Lanes(source, files)
+    for piece in pieces_of(source, files, folder):
+        yield from lanes.made(piece)
+
+
+class _Lanes:
+    """Both ways of one source."""
+
+    def __init__(self, source: Source, files: SourceFiles) -> None:
+        self._source = source
+        self._pictures = PictureRows(source, files)
+        self._rows = RowLane(source, self._pictures)
+        self._clip = bool(source.options.get("clip_boxes", False))
+        self._sizes_must_agree = source.options.get("annotated_size", "must_agree") == "must_agree"
+
+    def made(self, piece: DetectionPiece | Iterator[RawRow]) -> Iterator[Piece]:
+        """What comes of a piece of the source."""
+        if not isinstance(piece, DetectionPiece):
+            yield from self._rows.pieces(piece)
+        elif not column_lane.can_take(piece):
+            yield from self._rows.pieces(piece.rows(piece.pictures["place"].to_pylist()))
+        elif self._pictures.are_read:
+            for stretch in piece.stretches(PICTURES_AT_ONCE):
+                yield self._detections(stretch)
+        else:
+            yield self._detections(piece)
+
+    def _detections(self, piece: DetectionPiece) -> Piece:
+        pictures = self._opened(piece) if self._pictures.are_read else self._named(piece)
+        plain, edges = column_lane.plain_pictures(piece, pictures.sizes_wh, pictures.usable, clip=self._clip)
+        made = nothing()
+        if plain.any():
+            images = pictures.image_rows(self._pictures, plain)
+            made = column_lane.take(piece, self._source.name, images, plain, edges)
+        if plain.all():
+            return made
+        names, places = (piece.pictures[name].to_pylist() for name in ("file_name", "place"))
+        place_of = dict(zip(reversed(names), reversed(places), strict=True))
+        others = piece.pictures["place"].filter(pa.array(~plain)).to_pylist()
+        for more in self._rows.pieces(piece.rows(others), lambda picture: place_of[picture.file_name]):
+            made = together(made, more)
+        return made
+
+    def _named(self, piece: DetectionPiece) -> "_Named":
+        told, known = _annotated(piece)
+        table, safe = self._pictures.unread(piece.pictures["file_name"], told)
+        return _Named(told, known & safe, table)
+
+    def _opened(self, piece: DetectionPiece) -> "_Read":
+        told, known = _annotated(piece)
+        asked = np.isin(piece.pictures["place"].to_numpy(), piece.boxes["picture"].to_numpy())
+        names = zip(piece.pictures["file_name"].to_pylist(), asked.tolist(), strict=True)
+        references = [PictureRef(name) if is_asked else None for name, is_asked in names]
+        opened = [found for _, found in self._pictures.of(references, lambda each: each)]
+        sizes_wh = np.array([each.size_wh if isinstance(each, Opened) else (1, 1) for each in opened])
+        usable = np.array([isinstance(each, Opened) for each in opened])
+        if self._sizes_must_agree:
+            usable &= ~known | (told == sizes_wh).all(axis=1)
+        return _Read(sizes_wh, usable, references, opened)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Pictures known by name: sizes [pictures, 2], which are usable, rows of the images table."""
+
+    sizes_wh: np.ndarray
+    usable: np.ndarray
+    table: pa.Table
+
+    def image_rows(self, pictures: PictureRows, wanted: np.ndarray) -> pa.Table:
+        """The rows of some pictures, bool [pictures]."""
+        return self.table.filter(pa.array(wanted))
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Pictures that were opened, where anything stands on them; otherwise as `_Named`."""
+
+    sizes_wh: np.ndarray
+    usable: np.ndarray
+    references: Sequence[PictureRef | None]
+    opened: Sequence[Opened | Unusable | None]
+
+    def image_rows(self, pictures: PictureRows, wanted: np.ndarray) -> pa.Table:
+        """The rows of some pictures, bool [pictures]; without bytes where a row of the same name was given before."""
+        rows = []
+        for reference, opened, is_wanted in zip(self.references, self.opened, wanted.tolist(), strict=True):
+            if is_wanted and reference is not None and isinstance(opened, Opened):
+                rows.append(pictures.row_of(reference, opened) or dict(opened.row))
+        return from_rows("images", rows)
+
+
+def _annotated(piece: DetectionPiece) -> tuple[np.ndarray, np.ndarray]:
+    """Annotated sizes [pictures, 2], 1 where there is none, and where there is one."""
+    sides = [piece.pictures[name] for name in ("width", "height")]
+    known = pc.and_(*(each.is_valid() for each in sides)).to_numpy()
+    return np.column_stack([pc.fill_null(each, 1).to_numpy() for each in sides]), known
