@@ -47,6 +47,8 @@ class SourceFiles:
         self._is_archive = not below_root and is_archive(self._address)
         self._opened: Unpacked | FileProblem | None = None
         self._one_opens = Lock()
+        self.given: set[str] = set()
+        """Names of the files whose content was handed out."""
         self._is_local = self._is_archive or "://" not in self._address
 
     def uri(self, name: str) -> str:
@@ -91,7 +93,10 @@ class SourceFiles:
             problem = self._local_problem(Path(folder), Path(folder) / name)
             if problem is not None:
                 return problem
-        return _read(f"{folder}/{name}", self._is_local)
+        data = _read(f"{folder}/{name}", self._is_local)
+        if not isinstance(data, FileProblem):
+            self.given.add(name)
+        return data
 
     def refused_members(self) -> dict[str, str]:
         """Members of an archive that cannot be had, by name, with why; none for a folder."""

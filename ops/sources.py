@@ -141,30 +141,37 @@ def deliver(source: Source, store: Store) -> bool:
 
 
 def fingerprint(source: Source, store: Store) -> dict[str, Any]:
-    """What was delivered, by content: {"source", "format", "files": [{"path", "n_bytes", "sha256"}, ...]}.
+    """What was delivered, by content: {"source", "format", "files": [{"path", "n_bytes", "sha256"}, ...], ...}.
 
-    Lists every file that a row stands in and every picture that is asked about, sorted by path. A file that
-    cannot be read has null for both figures and a "problem"; so has a name that leads out of the source's
-    folder. "annotation_files" names those that are told of, and where that is a folder, those inside it;
-    "refused_members" those members of an archive that cannot be had, with why.
+    Lists every file that the rows were read from or stand in and every picture that is asked about, sorted by path. A
+    file that cannot be read has null for both figures and a "problem"; so has a name that leads out of the source's
+    folder. "annotation_files" names those that are told of, and where that is a folder, those inside it; "pictures"
+    the pictures among the files, "n_pictures_in_rows" counts others, which stand in the rows themselves;
+    "refused_members" are those members of an archive that cannot be had, with why.
     """
     files = SourceFiles(source.location, store)
     told = {source.annotations} | ({source.questions} if source.questions else set())
-    names: set[str] = set()
+    pictures: set[str] = set()
+    in_rows: set[bytes] = set()
     written: set[str] = set()
-    for row in rows_of(source, store):
+    for row in FORMATS[source.format].read(files, source):
         written.add(row.origin.source_file)
-        if isinstance(row, RawExample) and row.picture.data is None:
-            names.add(row.picture.file_name)
+        if isinstance(row, RawExample):
+            if row.picture.data is None:
+                pictures.add(row.picture.file_name)
+            else:
+                in_rows.add(hashlib.sha256(row.picture.data).digest())
     further = FORMATS[source.format].file_options.items()
     told |= {name for key, usual in further if (name := source.options.get(key, usual))}
     inside = {name: {file for file in written if file.startswith(f"{name}/")} for name in told}
     annotation_files = {file for name in told for file in inside[name] or {name}}
-    names |= written | annotation_files
+    names = pictures | written | annotation_files | files.given
     return {
         "source": source.name,
         "format": source.format,
         "annotation_files": sorted(annotation_files),
+        "pictures": sorted(pictures),
+        "n_pictures_in_rows": len(in_rows),
         "files": [_file_entry(files, name) for name in sorted(names)],
         **({"refused_members": refused} if (refused := files.refused_members()) else {}),
     }
