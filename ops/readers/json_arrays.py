@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json as pj
 
+from ops.readers.json_files import json_object
+
 BLOCK_BYTES = 4 * 2**20
 MAX_VALUE_BYTES = 64 * 2**20
 """A longer entry, or a longer value beside the arrays, is not streamed."""
@@ -28,7 +30,7 @@ _BETWEEN = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 _END = re.compile(rb"\}[ \t\r\n]*\][ \t\r\n]*[,}]")
 _SEAM = b"}\x1e{"  # a byte that no JSON text holds as it stands
 _SPACE_IN_TEXT = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(object_pairs_hook=json_object)
 
 
 class NotStreamable(Exception):  # noqa: N818  a property of the file, not always a mistake of its author
@@ -205,6 +207,8 @@ def _as_columns(walk: _Walk, key: str, first: int, schema: pa.Schema) -> Block |
     table = _parsed(parted.replace(b"\x1e", b"\n"), schema, several_lines=b"\n" in text)
     if table is None or table.num_rows != len(after) + 1:
         return None
+    if any(text.count(f'"{name}"'.encode()) > table.num_rows for name in schema.names):
+        return None  # a key may come twice in an entry, of which Arrow keeps one value
     longer = (len(between) - len(_SEAM)) * np.arange(len(after) + 1)
     starts = np.concatenate([[0], after + 1]) + longer
     stops = np.concatenate([after + longer[:-1], [len(text)]])

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ops.readers.class_labels import classes_of, with_names
 from ops.readers.json_files import file_bytes, lines, whole_list
-from ops.readers.rows import FieldError, Origin, PictureRef, Refusal, file_name, shown
+from ops.readers.rows import FieldError, Origin, PictureRef, Refusal, as_object, file_name, shown
 from ops.source_files import SourceFiles
 
 Row = tuple[Origin, object] | Refusal
@@ -71,7 +71,7 @@ def picture_of(origin: Origin, row: Mapping[str, object], key: str) -> PictureRe
         return PictureRef(inside, value)
     if not isinstance(value, dict):
         return PictureRef(file_name(row, key))
-    data, path = value.get("bytes"), value.get("path")
+    data, path = as_object(value).get("bytes"), value.get("path")
     if isinstance(data, bytes):
         return PictureRef(path if isinstance(path, str) and path else inside, data)
     return PictureRef(file_name(value, "path"))
