@@ -207,8 +207,6 @@ def _as_columns(walk: _Walk, key: str, first: int, schema: pa.Schema) -> Block |
     table = _parsed(parted.replace(b"\x1e", b"\n"), schema, several_lines=b"\n" in text)
     if table is None or table.num_rows != len(after) + 1:
         return None
-    if any(text.count(f'"{name}"'.encode()) > table.num_rows for name in schema.names):
-        return None  # a key may come twice in an entry, of which Arrow keeps one value
     longer = (len(between) - len(_SEAM)) * np.arange(len(after) + 1)
     starts = np.concatenate([[0], after + 1]) + longer
     stops = np.concatenate([after + longer[:-1], [len(text)]])

@@ -111,8 +111,9 @@ def test_a_coco_file_with_two_lists_of_one_name_is_refused_whole(tmp_path):
     assert refused(caught.value.tables) == [("annotations.json", None, "broken_json")]
 
 
-def test_an_entry_of_coco_with_two_boxes_is_refused(tmp_path):
-    two = _pairs(("id", 2), ("image_id", 1), ("category_id", 2), ("bbox", list(CUP)), ("bbox", list(PLATE)))
+@pytest.mark.parametrize("again", [("bbox", list(PLATE)), ("category_id", 1), ("image_id", 1), ("id", 3)])
+def test_an_entry_of_coco_with_two_values_is_refused(tmp_path, again):
+    two = _pairs(("id", 2), ("image_id", 1), ("category_id", 2), ("bbox", list(CUP)), again)
     entries = f"[{json.dumps(BOX)}, {two}]"
     whole = coco([{"id": 1, "file_name": "cup.png"}], [])
     tables = _coco(tmp_path, _pairs(*(whole | {"annotations": entries}).items()))
