@@ -16,9 +16,9 @@ from ops.picture_rows import Opened, PictureRows, Unusable
 from ops.pieces import Piece, nothing, together
 from ops.readers.coco_scan import DetectionPiece
 from ops.readers.rows import PictureRef, RawRow
-from ops.row_lane import RowLane
+from ops.row_lane import MAX_BOXES, RowLane
 from ops.source_files import SourceFiles
-from ops.sources import Source, pieces_of
+from ops.sources import Source, files_of, pieces_of
 from storage.objects import Store
 from storage.tables import from_rows
 
@@ -28,7 +28,7 @@ PICTURES_AT_ONCE = 64
 
 def pieces(source: Source, store: Store, folder: Path) -> Iterator[Piece]:
     """All of a source, piece by piece. `folder`: an empty one for what does not fit into memory meanwhile."""
-    files = SourceFiles(source.location, store)
+    files = files_of(source, store)
     lanes = _Lanes(source, files)
     for piece in pieces_of(source, files, folder):
         yield from lanes.made(piece)
@@ -41,6 +41,7 @@ class _Lanes:
         self._source = source
         self._pictures = PictureRows(source, files)
         self._rows = RowLane(source, self._pictures)
+        self._max_boxes = int(source.options.get("max_boxes", MAX_BOXES))
         self._clip = bool(source.options.get("clip_boxes", False))
         self._sizes_must_agree = source.options.get("annotated_size", "must_agree") == "must_agree"
 
@@ -58,7 +59,9 @@ class _Lanes:
 
     def _detections(self, piece: DetectionPiece) -> Piece:
         pictures = self._opened(piece) if self._pictures.are_read else self._named(piece)
-        plain, edges = column_lane.plain_pictures(piece, pictures.sizes_wh, pictures.usable, clip=self._clip)
+        plain, edges = column_lane.plain_pictures(
+            piece, pictures.sizes_wh, pictures.usable, self._max_boxes, clip=self._clip
+        )
         made = nothing()
         if plain.any():
             images = pictures.image_rows(self._pictures, plain)

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Lock
 
 from storage.objects import Store, StoreError, checked_relative
-from storage.reading import copy_address, names_below, read_address
+from storage.reading import copy_address, n_bytes_of, names_below, read_address
 from storage.unpack import Unpacked, UnpackError, is_archive, unpacked
 
 GENERATED = "generated/"
@@ -33,6 +33,17 @@ class FileProblem:
     detail: str
 
 
+@dataclass(frozen=True)
+class ReadLimits:
+    """What a source's annotations may be: MiB of a file that is read into memory whole, rows of its tables."""
+
+    max_file_mib: int = 4096
+    max_rows: int = 50_000_000
+
+
+NO_OPTIONS = ReadLimits()
+
+
 class SourceFiles:
     """Read-only view of a source's folder, on disk, S3 or a hub, or of an archive (.zip, .tar, .tar.gz, .tgz) of files.
 
@@ -40,7 +51,8 @@ class SourceFiles:
     of `store`. An archive is unpacked once (`storage/unpack.py`); names are relative to what lies at its top.
     """
 
-    def __init__(self, location: str, store: Store) -> None:
+    def __init__(self, location: str, store: Store, limits: ReadLimits = NO_OPTIONS) -> None:
+        self.limits = limits
         self._as_written = location.rstrip("/")
         below_root = location.startswith(GENERATED)
         self._address = store.url(self._as_written) if below_root else self._as_written
@@ -97,6 +109,21 @@ class SourceFiles:
         if not isinstance(data, FileProblem):
             self.given.add(name)
         return data
+
+    def read_whole(self, name: str) -> bytes | FileProblem:
+        """The bytes of an annotation file as `read` gives them, unless there are more than the limits allow."""
+        folder = self.name_problem(name) or self._folder(name)
+        if isinstance(folder, FileProblem):
+            return folder
+        most = self.limits.max_file_mib
+        try:
+            n_bytes = n_bytes_of(f"{folder}/{name}")
+        except StoreError as error:
+            return _problem_of(error, not self._is_local)
+        if n_bytes > most << 20:
+            detail = f"{name} has {n_bytes} bytes and is read into memory whole; at most {most} MiB are"
+            return FileProblem("unsupported", f"{detail} (option max_file_mib)")
+        return self.read(name)
 
     def refused_members(self) -> dict[str, str]:
         """Members of an archive that cannot be had, by name, with why; none for a folder."""

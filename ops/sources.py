@@ -10,7 +10,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import yaml
 from ops.readers.coco_scan import DetectionPiece
 from ops.readers.formats import FORMATS
 from ops.readers.rows import RawExample, RawRow
-from ops.source_files import GENERATED, FileProblem, SourceFiles
+from ops.source_files import GENERATED, FileProblem, ReadLimits, SourceFiles
 from storage.hub import is_place
 from storage.objects import Store, StoreError, checked_relative, sha256_bytes
 
@@ -34,6 +34,9 @@ _READING_OPTIONS: dict[str, tuple[type, Any]] = {
     "max_pixels": (int, 1),
     "clip_boxes": (bool, None),
     "annotated_size": (str, ("must_agree", "ignore")),
+    "max_file_mib": (int, 1),
+    "max_rows": (int, 1),
+    "max_boxes": (int, 1),
     "pictures": (str, ("kept", "referenced", "unread")),
 }
 _GENERATOR_OPTIONS: dict[str, dict[str, tuple[type, Any]]] = {
@@ -100,9 +103,16 @@ def load_sources(path: str | Path | None, root: str) -> tuple[Source, ...]:
     return tuple(_source(entry, file.absolute().parent) for entry in entries)
 
 
+def files_of(source: Source, store: Store) -> SourceFiles:
+    """The files of a source, within the limits that its options set."""
+    named = (limit.name for limit in fields(ReadLimits))
+    told = {name: source.options[name] for name in named if name in source.options}
+    return SourceFiles(source.location, store, ReadLimits(**told))
+
+
 def rows_of(source: Source, store: Store) -> Iterator[RawRow]:
     """The raw rows of a source in file order, by the reader of its format."""
-    files = SourceFiles(source.location, store)
+    files = files_of(source, store)
     return FORMATS[source.format].read(files, source)
 
 
@@ -149,7 +159,7 @@ def fingerprint(source: Source, store: Store) -> dict[str, Any]:
     the pictures among the files, "n_pictures_in_rows" counts others, which stand in the rows themselves;
     "refused_members" are those members of an archive that cannot be had, with why.
     """
-    files = SourceFiles(source.location, store)
+    files = files_of(source, store)
     told = {source.annotations} | ({source.questions} if source.questions else set())
     pictures: set[str] = set()
     in_rows: set[bytes] = set()

@@ -45,10 +45,15 @@ def names(address: str) -> list[str]:
     return _call(address, "listed", listed)
 
 
-def state(address: str) -> tuple[object, ...]:
+def state(address: str) -> tuple[str | None, int]:
     """What changes when a file does: its size and its name by content. Raises StoreError."""
     info = _call(address, "read", lambda fs: fs.info(address))
     return info.get("blob_id"), info["size"]
+
+
+def n_bytes(address: str) -> int:
+    """The size of one file. Raises StoreError."""
+    return int(state(address)[1])
 
 
 def fetch(address: str, place: Path) -> None:

@@ -5,7 +5,7 @@ Here: which of the rooms' stores an address belongs to. Not here: the project's 
 
 from pathlib import Path
 
-from storage import hub
+from storage import hub, s3
 from storage.objects import StoreError, checked_relative, copy_uri, read_uri, remote_names
 from storage.unpack import inside, unpacked
 
@@ -28,6 +28,18 @@ def copy_address(address: str, path: Path) -> None:
         hub.fetch(address, path)
     else:
         copy_uri(address, path)
+
+
+def n_bytes_of(address: str) -> int:
+    """The size of one file, which lies in no archive. Raises StoreError."""
+    if address.startswith(hub.SCHEME):
+        return hub.n_bytes(address)
+    if address.startswith("s3://"):
+        return int(s3.call(address, "read", lambda fs: fs.info(address)["size"]))
+    try:
+        return Path(address).stat().st_size
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{address}: cannot be read ({error})") from error
 
 
 def names_below(address: str) -> list[str]:

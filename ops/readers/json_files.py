@@ -20,7 +20,7 @@ def file_bytes(files: SourceFiles, name: str, broken: str = "broken_json") -> by
 
     `broken` is the reason for which an empty file is refused.
     """
-    data = files.read(name)
+    data = files.read_whole(name)
     if isinstance(data, FileProblem):
         return Refusal(Origin(name, None, None), "read", data.reason, data.detail)
     data = data.removeprefix(_BOM)

@@ -22,6 +22,7 @@ Row = tuple[Origin, object] | Refusal
 PARQUET_BATCH = 32
 """Rows of Parquet that are Python values at once; each may hold a picture of some megabytes."""
 
+MAX_COLUMNS = 10_000
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 
 
@@ -36,10 +37,17 @@ def rows_of(
     """
     readers = _readers(delimiter)
     below = [] if PurePosixPath(name).suffix.lower() in kinds else files.names(name, kinds)
+    most, n_rows = files.limits.max_rows, 0
     for file in below or [name]:
         kind = PurePosixPath(file).suffix.lower()
         if kind in kinds:
-            yield from readers[kind](files, file)
+            for row in readers[kind](files, file):
+                n_rows += 1
+                if n_rows > most:
+                    detail = f"more than {most} rows; the others are not read (option max_rows)"
+                    yield Refusal(Origin(file, None, None), "read", "unsupported", detail)
+                    return
+                yield row
         else:
             detail = f"{file}: wanted a file that ends in {', '.join(kinds)}, or a folder with such files"
             yield Refusal(Origin(file, None, None), "read", "unsupported", detail)
@@ -174,6 +182,9 @@ def _records(records: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:
 
 def _header(name: str, record: list[str] | csv.Error, delimiter: str) -> list[str] | Refusal:
     names = [] if isinstance(record, csv.Error) else [field.strip() for field in record]
+    if len(names) > MAX_COLUMNS:
+        detail = f"{name}: the first line names {len(names)} columns; {MAX_COLUMNS} are allowed"
+        return Refusal(Origin(name, None, names[:100]), "read", "unsupported", detail)
     doubled = sorted({field for field in names if field and names.count(field) > 1})
     others = [told for told, sign in DELIMITERS.items() if len(names) == 1 and sign in names[0]]
     if not any(names):

@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 ANSWER_TYPES = ("word", "yes_no", "number", "choice", "text")
+MAX_TEXT = 100_000
+"""Characters of a question, an answer, a reasoning, a label or a name."""
+MAX_ANSWERS = 1_000
 CONDITIONS = ("conflict", "control")
 
 
@@ -188,6 +191,8 @@ def other_answers(row: Mapping[str, object], answer: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         detail = f"wanted a list of texts in 'accepted_answers', saw {shown(values)}"
         raise FieldError("question", "unsupported", detail)
+    if len(values) > MAX_ANSWERS:
+        raise FieldError("question", "unsupported", f"{len(values)} answers; {MAX_ANSWERS} are allowed")
     texts = [_encodable(value.strip(), "accepted_answers") for value in values]
     return tuple(dict.fromkeys(text for text in texts if text and text != answer))
 
@@ -224,6 +229,9 @@ def _is_number(value: object) -> bool:
 
 
 def _encodable(text: str, key: str) -> str:
+    if len(text) > MAX_TEXT:
+        detail = f"{key!r} is a text of {len(text)} characters; {MAX_TEXT} are allowed"
+        raise FieldError("read", "unsupported", detail)
     try:
         text.encode()
     except UnicodeEncodeError:
