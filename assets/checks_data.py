@@ -78,11 +78,18 @@ def delivered(manifest: Mapping[str, Any], source: Source) -> AssetCheckResult:
     needed = manifest.get("annotation_files", told)
     problems = [f"{name}: {files[name].get('problem')}" for name in needed if not files[name]["sha256"]]
     lost = [path for path, file in files.items() if path not in needed and not file["sha256"]]
-    found = len(files) - len(needed) - len(lost)
-    if lost and not found:
-        problems.append(f"{source.location}: none of the {len(lost)} pictures that the rows name can be read")
-    said = f"{found} pictures, {len(lost)} missing or unreadable"
-    return outcome(DELIVERED, problems, said, n_pictures=found, n_missing=len(lost), missing=lost[:20])
+    pictures = manifest["pictures"]
+    found = sum(bool(files[name]["sha256"]) for name in pictures) + manifest["n_pictures_in_rows"]
+    if pictures and not found:
+        problems.append(
+            f"{source.location}: none of the {len(pictures)} pictures that the rows name can be read"
+        )
+    refused = manifest.get("refused_members", {})
+    said = f"{found} pictures, {len(lost)} files missing or unreadable"
+    if refused:
+        said += f", {len(refused)} members of the archive refused"
+    counted = {"n_pictures": found, "n_missing": len(lost), "missing": lost[:20]}
+    return outcome(DELIVERED, problems, said, **counted, refused_members=dict(list(refused.items())[:20]))
 
 
 def conserved(tables: Mapping[str, pa.Table], rows_in: int) -> AssetCheckResult:

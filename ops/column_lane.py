@@ -32,11 +32,12 @@ def can_take(piece: DetectionPiece) -> bool:
 
 
 def plain_pictures(
-    piece: DetectionPiece, sizes_wh: np.ndarray, usable: np.ndarray, *, clip: bool
+    piece: DetectionPiece, sizes_wh: np.ndarray, usable: np.ndarray, most_boxes: int, *, clip: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which of the piece's pictures hold good boxes and nothing else, bool [pictures]; edges of all boxes [boxes, 4].
 
-    `sizes_wh`: upright sizes [pictures, 2]; `usable`: pictures that are open and of the annotated size.
+    `sizes_wh`: upright sizes [pictures, 2]; `usable`: pictures that are open and of the annotated size;
+    with more than `most_boxes` boxes a picture is not plain.
     """
     pictures = _picture_rows(piece)
     xywh = np.column_stack([piece.boxes[name].to_numpy() for name in ("x", "y", "width", "height")])
@@ -45,7 +46,7 @@ def plain_pictures(
     n_boxes, n_good = (
         np.bincount(each, minlength=piece.pictures.num_rows) for each in (pictures, pictures[good])
     )
-    return usable & (n_boxes > 0) & (n_boxes == n_good), edges
+    return usable & (n_boxes > 0) & (n_boxes <= most_boxes) & (n_boxes == n_good), edges
 
 
 def take(piece: DetectionPiece, source: str, images: pa.Table, plain: np.ndarray, edges: np.ndarray) -> Piece:

@@ -19,9 +19,9 @@ from ops.picture_rows import Opened, PictureRows, Unusable
 from ops.pieces import Piece, nothing, together
 from ops.readers.coco_scan import DetectionPiece
 from ops.readers.rows import PictureRef, RawRow
-from ops.row_lane import RowLane
+from ops.row_lane import MAX_BOXES, RowLane
 from ops.source_files import SourceFiles
-from ops.sources import Source, pieces_of
+from ops.sources import Source, files_of, pieces_of
 from storage.objects import Store
 from storage.tables import from_rows
 
@@ -38,7 +38,7 @@ def pieces(source: Source, store: Store, folder: Path, engine: Engine) -> Iterat
 
     Raises StoreError if a bucket's server fails.
     """
-    files = SourceFiles(source.location, store)
+    files = files_of(source, store)
     lanes = _Lanes(source, files, PictureRows(source, files) if engine.in_process else None)
     return engine.run(lanes.taken, _parts(pieces_of(source, files, folder)))
 
@@ -73,6 +73,7 @@ class _Lane:
     def __init__(self, source: Source, pictures: PictureRows) -> None:
         self._source, self._pictures = source, pictures
         self._rows = RowLane(source, pictures)
+        self._max_boxes = int(source.options.get("max_boxes", MAX_BOXES))
         self._clip = bool(source.options.get("clip_boxes", False))
         self._sizes_must_agree = source.options.get("annotated_size", "must_agree") == "must_agree"
 
@@ -86,7 +87,9 @@ class _Lane:
 
     def _detections(self, piece: DetectionPiece) -> Piece:
         pictures = self._opened(piece) if self._pictures.are_read else self._named(piece)
-        plain, edges = column_lane.plain_pictures(piece, pictures.sizes_wh, pictures.usable, clip=self._clip)
+        plain, edges = column_lane.plain_pictures(
+            piece, pictures.sizes_wh, pictures.usable, self._max_boxes, clip=self._clip
+        )
         made = nothing()
         if plain.any():
             images = pictures.image_rows(self._pictures, plain)

@@ -18,6 +18,8 @@ from ops.sources import Source
 from storage.objects import sha256_bytes
 from storage.tables import from_rows
 
+MAX_BOXES = 10_000
+"""Boxes that one question may have as its evidence unless a source says otherwise."""
 ROWS_PER_PIECE = 2_000
 BYTES_PER_PIECE = 64 * 2**20
 
@@ -34,6 +36,7 @@ class RowLane:
     def __init__(self, source: Source, pictures: PictureRows) -> None:
         self._source = source
         self._pictures = pictures
+        self._max_boxes = int(source.options.get("max_boxes", MAX_BOXES))
         self._clip = bool(source.options.get("clip_boxes", False))
         self._sizes_must_agree = source.options.get("annotated_size", "must_agree") == "must_agree"
 
@@ -89,6 +92,11 @@ class RowLane:
         )
 
     def _converted(self, row: RawExample, opened: Opened) -> list[Box]:
+        if len(row.boxes) > self._max_boxes:
+            detail = (
+                f"{len(row.boxes)} boxes of evidence; at most {self._max_boxes} are taken (option max_boxes)"
+            )
+            raise _UnusableError("box", "unsupported", detail)
         annotated = row.picture.annotated_wh
         disagrees = annotated is not None and annotated != opened.size_wh
         size = _sizes_in_words(annotated, opened) if disagrees else ""

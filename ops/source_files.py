@@ -8,8 +8,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
-from storage.objects import Store, StoreError, checked_relative, copy_uri, read_uri, remote_names
+from storage.objects import Store, StoreError, checked_relative
+from storage.reading import copy_address, n_bytes_of, names_below, read_address
+from storage.unpack import Unpacked, UnpackError, is_archive, unpacked
 
 GENERATED = "generated/"
 """Locations that start so lie below the root of everything else."""
@@ -30,21 +33,42 @@ class FileProblem:
     detail: str
 
 
-class SourceFiles:
-    """Read-only view of a source's folder, on disk or on S3.
+@dataclass(frozen=True)
+class ReadLimits:
+    """What a source's annotations may be: MiB of a file that is read into memory whole, rows of its tables."""
 
-    `location` is an absolute folder, an s3:// address, or generated/NAME below the root of `store`.
+    max_file_mib: int = 4096
+    max_rows: int = 50_000_000
+
+
+NO_OPTIONS = ReadLimits()
+
+
+class SourceFiles:
+    """Read-only view of a source's folder, on disk, S3 or a hub, or of an archive (.zip, .tar, .tar.gz, .tgz) of files.
+
+    `location` is an absolute folder or archive, an s3:// or hf:// address of either, or generated/NAME below the root
+    of `store`. An archive is unpacked once (`storage/unpack.py`); names are relative to what lies at its top.
     """
 
-    def __init__(self, location: str, store: Store) -> None:
+    def __init__(self, location: str, store: Store, limits: ReadLimits = NO_OPTIONS) -> None:
+        self.limits = limits
         self._as_written = location.rstrip("/")
         below_root = location.startswith(GENERATED)
         self._address = store.url(self._as_written) if below_root else self._as_written
-        self._is_local = "://" not in self._address
+        self._is_archive = not below_root and is_archive(self._address)
+        self._opened: Unpacked | FileProblem | None = None
+        self._one_opens = Lock()
+        self.given: set[str] = set()
+        """Names of the files whose content was handed out."""
+        self._is_local = self._is_archive or "://" not in self._address
 
     def uri(self, name: str) -> str:
-        """Where a file lies; a generated one relative to the root, as the location is written."""
-        return f"{self._as_written}/{name}"
+        """Where a file lies; a generated one relative to the root, as the location is written.
+
+        One of an archive is ARCHIVE!/NAME, which `storage/reading.py` reads.
+        """
+        return f"{self._as_written}{'!' if self._is_archive else ''}/{name}"
 
     def name_problem(self, name: str) -> FileProblem | None:
         """What is wrong with a file's name as such; whether there is such a file is not looked at."""
@@ -56,20 +80,17 @@ class SourceFiles:
 
     def local_copy(self, name: str, folder: Path) -> Path | FileProblem:
         """A path of the file on this machine: its own, or that of a copy in `folder`. Raises StoreError as `read`."""
-        problem = self.name_problem(name)
-        path = Path(f"{self._address}/{name}")
-        if problem is None and self._is_local:
-            problem = self._local_problem(path)
-        if problem is not None or self._is_local:
-            return problem or path
+        top = self.name_problem(name) or self._folder(name)
+        if isinstance(top, FileProblem):
+            return top
+        path = Path(top) / name
+        if self._is_local:
+            return self._local_problem(Path(top), path) or path
         path = folder / f"copy{Path(name).suffix}"
         try:
-            copy_uri(f"{self._address}/{name}", path)
+            copy_address(f"{top}/{name}", path)
         except StoreError as error:
-            if not isinstance(error.__cause__, FileNotFoundError | PermissionError):
-                raise
-            missing = isinstance(error.__cause__, FileNotFoundError)
-            return FileProblem("missing_file" if missing else "unreadable_file", str(error)[:500])
+            return _problem_of(error, is_remote=True)
         return path
 
     def read(self, name: str) -> bytes | FileProblem:
@@ -77,21 +98,39 @@ class SourceFiles:
 
         Raises StoreError if a bucket's server fails: that says nothing of the file; run again.
         """
-        problem = self.name_problem(name)
-        if problem is not None:
-            return problem
-        address = f"{self._address}/{name}"
+        folder = self.name_problem(name) or self._folder(name)
+        if isinstance(folder, FileProblem):
+            return folder
         if self._is_local:
-            problem = self._local_problem(Path(address))
+            problem = self._local_problem(Path(folder), Path(folder) / name)
             if problem is not None:
                 return problem
+        data = _read(f"{folder}/{name}", self._is_local)
+        if not isinstance(data, FileProblem):
+            self.given.add(name)
+        return data
+
+    def read_whole(self, name: str) -> bytes | FileProblem:
+        """The bytes of an annotation file as `read` gives them, unless there are more than the limits allow."""
+        folder = self.name_problem(name) or self._folder(name)
+        if isinstance(folder, FileProblem):
+            return folder
+        most = self.limits.max_file_mib
         try:
-            return read_uri(address)
+            n_bytes = n_bytes_of(f"{folder}/{name}")
         except StoreError as error:
-            missing = isinstance(error.__cause__, FileNotFoundError)
-            if not (missing or self._is_local or isinstance(error.__cause__, PermissionError)):
-                raise
-            return FileProblem("missing_file" if missing else "unreadable_file", str(error)[:500])
+            return _problem_of(error, not self._is_local)
+        if n_bytes > most << 20:
+            detail = f"{name} has {n_bytes} bytes and is read into memory whole; at most {most} MiB are"
+            return FileProblem("unsupported", f"{detail} (option max_file_mib)")
+        return self.read(name)
+
+    def refused_members(self) -> dict[str, str]:
+        """Members of an archive that cannot be had, by name, with why; none for a folder."""
+        opened = self._open() if self._is_archive else None
+        if not isinstance(opened, Unpacked):
+            return {}
+        return {name: detail for name, (_, detail) in sorted(opened.refused.items())}
 
     def names(self, below: str = "", suffixes: Sequence[str] = ()) -> list[str]:
         """Names of the files below a folder of the source, sorted, relative to the location; all for no suffixes.
@@ -103,8 +142,11 @@ class SourceFiles:
             folder = checked_relative(below) if below else ""
         except StoreError:
             return []
-        start = f"{self._address}/{folder}" if folder else self._address
-        found = self._local_names(Path(start)) if self._is_local else remote_names(start)
+        top = self._folder()
+        if isinstance(top, FileProblem):
+            return []
+        start = f"{top}/{folder}" if folder else top
+        found = self._local_names(Path(start)) if self._is_local else names_below(start)
         prefix = f"{folder}/" if folder else ""
         wanted = tuple(suffix.lower() for suffix in suffixes)
         return sorted(
@@ -115,6 +157,26 @@ class SourceFiles:
             and _is_safe(name)
         )
 
+    def _folder(self, name: str = "") -> str | FileProblem:
+        """Where the files lie, or why the one of this name cannot be had."""
+        if not self._is_archive:
+            return self._address
+        opened = self._open()
+        if isinstance(opened, FileProblem):
+            return opened
+        return FileProblem(*opened.refused[name]) if name in opened.refused else str(opened.folder)
+
+    def _open(self) -> Unpacked | FileProblem:
+        with self._one_opens:
+            if self._opened is None:
+                try:
+                    self._opened = unpacked(self._address)
+                except UnpackError as error:
+                    self._opened = FileProblem("unreadable_file", str(error)[:500])
+                except StoreError as error:
+                    self._opened = _problem_of(error, "://" in self._address)
+            return self._opened
+
     def _local_names(self, start: Path) -> list[str]:
         """Links to folders are not followed, so a loop of them has an end."""
         return [
@@ -123,9 +185,9 @@ class SourceFiles:
             for name in names
         ]
 
-    def _local_problem(self, path: Path) -> FileProblem | None:
+    def _local_problem(self, top: Path, path: Path) -> FileProblem | None:
         try:
-            real, folder = path.resolve(), Path(self._address).resolve()
+            real, folder = path.resolve(), top.resolve()
             if not real.is_relative_to(folder):
                 return FileProblem("unsafe_path", f"{path} leads out of {folder}; files must lie inside it")
             if not real.exists():
@@ -135,3 +197,18 @@ class SourceFiles:
         except (OSError, ValueError, RuntimeError) as error:  # names too long, loops of links
             return FileProblem("unreadable_file", f"{path}: {error}"[:500])
         return None
+
+
+def _read(address: str, is_local: bool) -> bytes | FileProblem:
+    try:
+        return read_address(address)
+    except StoreError as error:
+        return _problem_of(error, not is_local)
+
+
+def _problem_of(error: StoreError, is_remote: bool) -> FileProblem:
+    """What is certain about a file; raises the error again if it may be the server's."""
+    missing = isinstance(error.__cause__, FileNotFoundError)
+    if is_remote and not (missing or isinstance(error.__cause__, PermissionError)):
+        raise error
+    return FileProblem("missing_file" if missing else "unreadable_file", str(error)[:500])

@@ -10,7 +10,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import yaml
 from ops.readers.coco_scan import DetectionPiece
 from ops.readers.formats import FORMATS
 from ops.readers.rows import RawExample, RawRow
-from ops.source_files import GENERATED, FileProblem, SourceFiles
+from ops.source_files import GENERATED, FileProblem, ReadLimits, SourceFiles
+from storage.hub import is_place
 from storage.objects import Store, StoreError, checked_relative, sha256_bytes
 
 EMBEDDED = Path(__file__).with_name("embedded_sources.yaml")
@@ -33,6 +34,9 @@ _READING_OPTIONS: dict[str, tuple[type, Any]] = {
     "max_pixels": (int, 1),
     "clip_boxes": (bool, None),
     "annotated_size": (str, ("must_agree", "ignore")),
+    "max_file_mib": (int, 1),
+    "max_rows": (int, 1),
+    "max_boxes": (int, 1),
     "pictures": (str, ("kept", "referenced", "unread")),
 }
 _GENERATOR_OPTIONS: dict[str, dict[str, tuple[type, Any]]] = {
@@ -53,7 +57,7 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """One source. `location` is absolute, s3://..., or generated/NAME below the store's root.
+    """One source. `location` is absolute, s3://, hf://, or generated/NAME below the root; a folder or an archive.
 
     `annotations` and `questions` are files relative to the location, as are the names of pictures.
     """
@@ -99,9 +103,16 @@ def load_sources(path: str | Path | None, root: str) -> tuple[Source, ...]:
     return tuple(_source(entry, file.absolute().parent) for entry in entries)
 
 
+def files_of(source: Source, store: Store) -> SourceFiles:
+    """The files of a source, within the limits that its options set."""
+    named = (limit.name for limit in fields(ReadLimits))
+    told = {name: source.options[name] for name in named if name in source.options}
+    return SourceFiles(source.location, store, ReadLimits(**told))
+
+
 def rows_of(source: Source, store: Store) -> Iterator[RawRow]:
     """The raw rows of a source in file order, by the reader of its format."""
-    files = SourceFiles(source.location, store)
+    files = files_of(source, store)
     return FORMATS[source.format].read(files, source)
 
 
@@ -140,30 +151,39 @@ def deliver(source: Source, store: Store) -> bool:
 
 
 def fingerprint(source: Source, store: Store) -> dict[str, Any]:
-    """What was delivered, by content: {"source", "format", "files": [{"path", "n_bytes", "sha256"}, ...]}.
+    """What was delivered, by content: {"source", "format", "files": [{"path", "n_bytes", "sha256"}, ...], ...}.
 
-    Lists every file that a row stands in and every picture that is asked about, sorted by path. A file that
-    cannot be read has null for both figures and a "problem"; so has a name that leads out of the source's
-    folder. "annotation_files" names those that are told of, and where that is a folder, those inside it.
+    Lists every file that the rows were read from or stand in and every picture that is asked about, sorted by path. A
+    file that cannot be read has null for both figures and a "problem"; so has a name that leads out of the source's
+    folder. "annotation_files" names those that are told of, and where that is a folder, those inside it; "pictures"
+    the pictures among the files, "n_pictures_in_rows" counts others, which stand in the rows themselves;
+    "refused_members" are those members of an archive that cannot be had, with why.
     """
-    files = SourceFiles(source.location, store)
+    files = files_of(source, store)
     told = {source.annotations} | ({source.questions} if source.questions else set())
-    names: set[str] = set()
+    pictures: set[str] = set()
+    in_rows: set[bytes] = set()
     written: set[str] = set()
-    for row in rows_of(source, store):
+    for row in FORMATS[source.format].read(files, source):
         written.add(row.origin.source_file)
-        if isinstance(row, RawExample) and row.picture.data is None:
-            names.add(row.picture.file_name)
+        if isinstance(row, RawExample):
+            if row.picture.data is None:
+                pictures.add(row.picture.file_name)
+            else:
+                in_rows.add(hashlib.sha256(row.picture.data).digest())
     further = FORMATS[source.format].file_options.items()
     told |= {name for key, usual in further if (name := source.options.get(key, usual))}
     inside = {name: {file for file in written if file.startswith(f"{name}/")} for name in told}
     annotation_files = {file for name in told for file in inside[name] or {name}}
-    names |= written | annotation_files
+    names = pictures | written | annotation_files | files.given
     return {
         "source": source.name,
         "format": source.format,
         "annotation_files": sorted(annotation_files),
+        "pictures": sorted(pictures),
+        "n_pictures_in_rows": len(in_rows),
         "files": [_file_entry(files, name) for name in sorted(names)],
+        **({"refused_members": refused} if (refused := files.refused_members()) else {}),
     }
 
 
@@ -231,8 +251,9 @@ def _path_problems(label: str, right: Mapping[str, str]) -> list[str]:
         except StoreError as error:
             found.append(f"{label}.{key}: {error}")
     location = right.get("location", ".")
-    if "://" in location and not location.startswith("s3://"):
-        found.append(f"{label}.location={location!r}: wanted a folder or s3://bucket/prefix")
+    if "://" in location and not (location.startswith("s3://") or is_place(location)):
+        wanted = "wanted a folder or s3://bucket/prefix or hf://datasets/OWNER/NAME[@REVISION][/PATH], or an archive"
+        found.append(f"{label}.location={location!r}: {wanted}")
     if location.startswith(GENERATED) and not re.fullmatch(r"generated/[A-Za-z0-9_-]+/?", location):
         found.append(f"{label}.location={location!r}: below the root only generated/NAME is allowed")
     return found

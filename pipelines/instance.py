@@ -51,8 +51,23 @@ def prepared_home(settings: Settings) -> Path:
             "wanted folders that can be made and written, or s3://bucket/prefix for the root"
         ) from error
     if not (home / "dagster.yaml").exists():
-        shutil.copyfile(TEMPLATE, home / "dagster.yaml")
+        part = home / f".dagster.yaml.{uuid.uuid4().hex}"
+        shutil.copyfile(TEMPLATE, part)
+        part.replace(home / "dagster.yaml")  # another process may look for it at this moment
     return home
+
+
+@contextmanager
+def opened(home: Path) -> Iterator[dg.DagsterInstance]:
+    """The instance at a home; one process at a time makes its databases, which Dagster leaves to luck."""
+    with (home / "opening.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        instance = dg.DagsterInstance.from_config(str(home))
+        instance.get_dynamic_partitions(
+            str(SOURCES.name)
+        )  # makes the index of events, which waits for its first use
+    with instance:
+        yield instance
 
 
 def sync_sources(instance: dg.DagsterInstance, names: Sequence[str]) -> list[str]:

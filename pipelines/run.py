@@ -23,6 +23,7 @@ from pipelines.definitions import build_defs
 from pipelines.instance import (
     RUNNER_TAG,
     holders,
+    opened,
     prepared_home,
     runner_alive,
     sweep_dead_runs,
@@ -95,7 +96,7 @@ def work(given: Given, job: str) -> None:
     os.environ["DAGSTER_HOME"] = str(home)
     with (
         warnings.catch_warnings(),
-        dg.DagsterInstance.from_config(str(home)) as instance,
+        opened(home) as instance,
         runner_alive(home) as alive,
     ):
         warnings.simplefilter("ignore")  # beta notices of the orchestrator: nothing a user can act on

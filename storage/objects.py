@@ -13,7 +13,7 @@ from pathlib import Path
 
 from storage import s3
 from storage.s3 import StoreError, StoreUnreachableError
-from storage.settings import S3Limits, absolute_root
+from storage.settings import S3Limits, absolute_root, cache_folder
 
 __all__ = [
     "Store",
@@ -113,13 +113,13 @@ class Store:
 
     A write is seen whole or not at all: locally through a file beside the target, flushed to the disk and
     renamed (a power cut may undo the rename, not halve the file); on S3 through one put. `cache_dir` keeps
-    what `fetch` downloads from S3 (default: ~/.cache/saliency-r1).
+    what `fetch` downloads from S3 (default: SALIENCY_R1_CACHE, or ~/.cache/saliency-r1).
     """
 
     def __init__(self, root: str, cache_dir: str | os.PathLike[str] | None = None) -> None:
         self.root = absolute_root(str(root))
         self.is_local = "://" not in self.root
-        self._cache_dir = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "saliency-r1"
+        self._cache_dir = Path(cache_dir) if cache_dir is not None else cache_folder()
         if self.is_local:
             Path(self.root).mkdir(parents=True, exist_ok=True)
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from storage.lineage import Artifact, Ledger
 from storage.objects import Store, StoreError, read_uri, sha256_bytes
+from storage.reading import read_address
 from storage.tables import read_table
 
 _PICTURES_AT_ONCE = 16
@@ -199,8 +200,8 @@ def _bring(picture: dict[str, Any], root: str | None) -> str | None:
     """Fill in a picture's bytes from its uri; returns what is wrong with them, or None."""
     uri = picture["uri"]
     try:
-        if uri.startswith(("/", "s3://")):
-            data = read_uri(uri)
+        if uri.startswith(("/", "s3://", "hf://")):
+            data = read_address(uri)
         elif root is None:
             return f"picture {uri}: kept relative to the root, and no root was given"
         else:

@@ -77,15 +77,61 @@ class S3Limits:
 
         Raises SettingsError for what is not a number, too small a part (S3 wants 5 MiB) or a limit of nothing.
         """
-        found = os.environ if environment is None else environment
-        given: dict[str, float] = {}
-        for field in fields(cls):
-            name = f"SALIENCY_R1_S3_{field.name.upper()}"
-            least = {"attempts": 1, "part_mib": 5}.get(field.name, 0.01)
-            text = found.get(name)
-            if text:
-                given[field.name] = _number(name, text, least, whole=field.type is int)
-        return cls(**given)  # type: ignore[arg-type]
+        leasts = {"attempts": 1, "part_mib": 5}
+        return cls(**_limits(cls, "SALIENCY_R1_S3", leasts, environment))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class ArchiveLimits:
+    """How much a zip or tar archive may hold: members, unpacked MiB, and unpacked bytes to each of its own.
+
+    The ratio counts from 64 MiB of unpacked bytes on.
+    """
+
+    members: int = 2_000_000
+    mib: int = 204_800
+    ratio: int = 200
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "ArchiveLimits":
+        """Read SALIENCY_R1_ARCHIVE_MEMBERS, _MIB and _RATIO; empty counts as unset. Raises SettingsError."""
+        leasts = dict.fromkeys(("members", "mib", "ratio"), 1)
+        return cls(**_limits(cls, "SALIENCY_R1_ARCHIVE", leasts, environment))  # type: ignore[arg-type]
+
+
+def cache_folder(environment: Mapping[str, str] | None = None) -> Path:
+    """Where copies of what lies in buckets and archives are kept: SALIENCY_R1_CACHE, or a folder of the user's."""
+    found = os.environ if environment is None else environment
+    told = found.get("SALIENCY_R1_CACHE")
+    return Path(told).expanduser().absolute() if told else Path.home() / ".cache" / "saliency-r1"
+
+
+def hub_endpoint(environment: Mapping[str, str] | None = None) -> str | None:
+    """The hub that hf:// addresses are read from: HF_ENDPOINT, or None for the public one."""
+    found = os.environ if environment is None else environment
+    return (found.get("HF_ENDPOINT") or "").rstrip("/") or None
+
+
+def hub_timeout_s(environment: Mapping[str, str] | None = None) -> float:
+    """Seconds that a request to the hub may take before it is tried again: SALIENCY_R1_HUB_TIMEOUT_S, by default 20."""
+    found = os.environ if environment is None else environment
+    name = "SALIENCY_R1_HUB_TIMEOUT_S"
+    text = found.get(name)
+    return _number(name, text, 0.01, whole=False) if text else 20.0
+
+
+def _limits(
+    cls: type, prefix: str, leasts: Mapping[str, float], environment: Mapping[str, str] | None
+) -> dict[str, float]:
+    """The fields of a class of limits that the environment sets."""
+    found = os.environ if environment is None else environment
+    given: dict[str, float] = {}
+    for field in fields(cls):
+        name = f"{prefix}_{field.name.upper()}"
+        text = found.get(name)
+        if text:
+            given[field.name] = _number(name, text, leasts.get(field.name, 0.01), whole=field.type is int)
+    return given
 
 
 def _number(name: str, text: str, least: float, *, whole: bool) -> float:
@@ -93,7 +139,7 @@ def _number(name: str, text: str, least: float, *, whole: bool) -> float:
         value = int(text) if whole else float(text)
     except ValueError:
         value = -1
-    if not least <= value < 1e6:
+    if not least <= value < 1e9:
         kind = "a whole number" if whole else "a number"
         raise SettingsError(f"{name}={text!r}: wanted {kind} from {least} up")
     return value

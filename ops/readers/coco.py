@@ -23,6 +23,7 @@ from ops.readers.rows import (
     RawBox,
     RawRow,
     Refusal,
+    Repeated,
     as_object,
     file_name,
     required_text,
@@ -32,6 +33,7 @@ from ops.source_files import SourceFiles
 
 CONVENTION = "xywh_px"
 _CROWD = FieldError("question", "unsupported", "a crowd region: how many there are is not annotated")
+KEYS = ("categories", "images", "annotations")
 Identifier = tuple[str, object]
 
 
@@ -111,7 +113,12 @@ def read_index(files: SourceFiles, annotations: str, boxes_from: str = "bbox", i
         detail = f"wanted an object with images and annotations, saw {shown(content)}"
         index.refusals.append(Refusal(Origin(annotations, None, content), "read", "broken_json", detail))
         return index
-    for key in ("categories", "images", "annotations"):
+    again = [key for key in KEYS if isinstance(content, Repeated) and key in content.keys_again]
+    if again:
+        detail = f"{' and '.join(again)} more than once in the file: merge the lists"
+        index.refusals.append(Refusal(Origin(annotations, None, None), "read", "broken_json", detail))
+        return index
+    for key in KEYS:
         entries = content.get(key, [] if key == "categories" else None)
         if not isinstance(entries, list):
             detail = f"wanted a list {key!r}, saw {shown(entries)}"

@@ -122,7 +122,7 @@ def _boxes_of_columns(table: pa.Table, boxes_from: str) -> pa.Table:
 
 
 def _box(value: object, place_of_text: Callable[[str], int], boxes_from: str) -> dict[str, object]:
-    entry = value if isinstance(value, dict) else {}
+    entry = value if type(value) is dict else {}  # not one with a key that comes again
     image, category, bbox = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
     by_number, named = _is_number(image), _is_number(category)
     row: dict[str, object] = {

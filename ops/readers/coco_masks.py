@@ -7,9 +7,9 @@ Here: extents only; no mask is ever built, so a size costs nothing.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from ops.readers.rows import FieldError, shown
+from ops.readers.rows import FieldError, as_object, shown
 
 _MAX_SIDE = 2**20
 
@@ -20,7 +20,7 @@ def extent_xywh(segmentation: object) -> list[float]:
     Of polygons it is the extent of their corners, of runs that of the pixels that are 1. Raises FieldError.
     """
     if isinstance(segmentation, dict):
-        return _xywh(*_extent_of_runs(segmentation))
+        return _xywh(*_extent_of_runs(as_object(segmentation)))
     return _xywh(*_extent_of_polygons(segmentation))
 
 
@@ -49,7 +49,7 @@ def _finite(value: float) -> bool:
     return abs(value) < 1e15 and math.isfinite(value)
 
 
-def _extent_of_runs(code: dict[str, object]) -> tuple[float, float, float, float]:
+def _extent_of_runs(code: Mapping[str, object]) -> tuple[float, float, float, float]:
     height, width = _size(code.get("size"))
     counts = code.get("counts")
     runs = _unpacked(counts) if isinstance(counts, str) else _listed(counts)

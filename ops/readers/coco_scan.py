@@ -29,6 +29,7 @@ from ops.readers.coco_columns import (
 )
 from ops.readers.detections import picture_name
 from ops.readers.json_arrays import Block, NotStreamable, blocks
+from ops.readers.json_files import decoded
 from ops.readers.rows import Origin, PictureRef, RawRow, Refusal
 
 PIECE_BYTES = 6 * 2**20
@@ -133,7 +134,7 @@ class CocoScan:
         where = zip(*(entries[name].to_pylist() for name, _ in WHERE), strict=True)
         for place, start, length in where:
             stream.seek(start)
-            yield Origin(self.source_file, place, json.loads(stream.read(length)))
+            yield Origin(self.source_file, place, decoded(stream.read(length)))
 
     def pieces(self) -> Iterator[DetectionPiece]:
         """All pictures, in file order, piece by piece."""

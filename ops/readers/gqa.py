@@ -24,10 +24,12 @@ from ops.readers.rows import (
     RawRow,
     Refusal,
     as_object,
+    entries_of,
     guessed_answer_type,
     optional_text,
     required_text,
     shown,
+    taken,
 )
 from ops.source_files import SourceFiles
 
@@ -59,9 +61,11 @@ def read(
         yield from refused
         return
     graphs = _graphs(scene_graphs, content, images)
-    for place, (name, row) in enumerate(questions.items()):
+    for place, (name, row, is_again) in enumerate(entries_of(questions)):
         origin = Origin(annotations, place, {name: row})
         try:
+            if is_again:
+                raise taken(name, "question id")
             yield _example(graphs, origin, as_object(row))
         except FieldError as error:
             yield error.refusal(origin)
@@ -74,9 +78,11 @@ def read(
 
 def _graphs(name: str, content: Mapping[str, object], images: str) -> _Graphs:
     graphs = _Graphs()
-    for place, (image, value) in enumerate(content.items()):
+    for place, (image, value, is_again) in enumerate(entries_of(content)):
         origin = Origin(name, place, {image: value})
         try:
+            if is_again:
+                raise taken(image, "imageId")
             graph = as_object(value)
             objects = _objects(graph)
         except FieldError as error:
@@ -84,9 +90,11 @@ def _graphs(name: str, content: Mapping[str, object], images: str) -> _Graphs:
             continue
         graphs.pictures[image] = PictureRef(picture_name(images, f"{image}.jpg"), None, annotated_wh(graph))
         graphs.objects[image] = {}
-        for key, entry in objects.items():
+        for key, entry, object_again in entries_of(objects):
             own = Origin(name, place, {image: {key: entry}})
             try:
+                if object_again:
+                    raise taken(key, "object")
                 graphs.objects[image][key] = _box(own, as_object(entry))
             except FieldError as error:
                 graphs.refusals.append(error.refusal(own))
@@ -129,10 +137,11 @@ def _evidence(objects: Mapping[str, RawBox], row: Mapping[str, object]) -> tuple
         raise FieldError("question", "no_boxes", detail)
     named: dict[str, None] = {}
     for text in _TEXTS:
-        spans = annotations.get(text, {})
+        spans = as_object(annotations).get(text, {})
         if not isinstance(spans, dict) or not all(isinstance(each, str) for each in spans.values()):
             detail = f"wanted ids of objects by words in annotations.{text}, saw {shown(spans)}"
             raise FieldError("question", "unsupported", detail)
+        as_object(spans)
         named |= dict.fromkeys(spans.values())
     if not named:
         raise FieldError(

@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json as pj
 
+from ops.readers.json_files import json_object
+
 BLOCK_BYTES = 4 * 2**20
 MAX_VALUE_BYTES = 64 * 2**20
 """A longer entry, or a longer value beside the arrays, is not streamed."""
@@ -33,7 +35,7 @@ _BETWEEN = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 _END = re.compile(rb"\}[ \t\r\n]*\][ \t\r\n]*[,}]")
 _NULL_BESIDE = re.compile(rb"\}[ \t\r\n]*null")
 _SPACE_IN_TEXT = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(object_pairs_hook=json_object)
 
 
 class NotStreamable(Exception):  # noqa: N818  a property of the file, not always a mistake of its author

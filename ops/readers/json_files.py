@@ -6,7 +6,7 @@ Here: bytes to Python values, and what is wrong with them. Not here: what the va
 import json
 from collections.abc import Iterator
 
-from ops.readers.rows import FieldError, Origin, Refusal, shown
+from ops.readers.rows import FieldError, Origin, Refusal, Repeated, shown
 from ops.source_files import FileProblem, SourceFiles
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -20,7 +20,7 @@ def file_bytes(files: SourceFiles, name: str, broken: str = "broken_json") -> by
 
     `broken` is the reason for which an empty file is refused.
     """
-    data = files.read(name)
+    data = files.read_whole(name)
     if isinstance(data, FileProblem):
         return Refusal(Origin(name, None, None), "read", data.reason, data.detail)
     data = data.removeprefix(_BOM)
@@ -79,13 +79,22 @@ def lines(files: SourceFiles, name: str) -> Iterator[tuple[Origin, object] | Ref
 
 
 def decoded(data: bytes) -> object:
-    """Decode one JSON value in UTF-8. Raises FieldError (broken_json), whatever the bytes hold."""
+    """Decode one JSON value in UTF-8; an object with a key that comes again is a Repeated.
+
+    Raises FieldError (broken_json), whatever the bytes hold.
+    """
     try:
-        return json.loads(data.decode("utf-8"))
+        return json.loads(data.decode("utf-8"), object_pairs_hook=json_object)
     except UnicodeDecodeError as error:
         raise FieldError("read", "broken_json", f"not UTF-8: {error.reason} at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
         raise FieldError("read", "broken_json", f"not JSON: {shown(str(error), 300)}") from error
+
+
+def json_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A plain dictionary, unless that would lose a value."""
+    made = dict(pairs)
+    return made if len(made) == len(pairs) else Repeated(pairs)
 
 
 def _text(data: bytes) -> str:

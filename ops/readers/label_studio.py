@@ -133,7 +133,7 @@ def _pictures(
         try:
             row = as_object(task)
             data = row.get("data")
-            picture = picture_of(data if isinstance(data, dict) else {}, image_field, images)
+            picture = picture_of(as_object(data) if isinstance(data, dict) else {}, image_field, images)
             results = chosen(row, take, annotator)
         except FieldError as error:
             yield error.refusal(origin)
@@ -170,7 +170,7 @@ def _detection(origin: Origin, result: Mapping[str, object], size_wh: tuple[int,
     if kind not in _DRAWN or not isinstance(value, dict):
         detail = f"a result of type {shown(kind)}; read are {', '.join(_SHAPES)}"
         raise FieldError("read", "unsupported", detail)
-    labels = value.get(str(kind))
+    labels = as_object(value).get(str(kind))
     if not isinstance(labels, list) or len(labels) != 1 or not isinstance(labels[0], str):
         raise FieldError("read", "unsupported", f"wanted one label in {kind!r}, saw {shown(labels)}")
     label = labels[0].strip() or None

@@ -13,14 +13,16 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ops.readers.class_labels import classes_of, with_names
 from ops.readers.json_files import file_bytes, lines, whole_list
-from ops.readers.rows import FieldError, Origin, PictureRef, Refusal, file_name, shown
+from ops.readers.rows import FieldError, Origin, PictureRef, Refusal, as_object, file_name, shown
 from ops.source_files import SourceFiles
 
 Row = tuple[Origin, object] | Refusal
 PARQUET_BATCH = 32
 """Rows of Parquet that are Python values at once; each may hold a picture of some megabytes."""
 
+MAX_COLUMNS = 10_000
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 
 
@@ -35,10 +37,17 @@ def rows_of(
     """
     readers = _readers(delimiter)
     below = [] if PurePosixPath(name).suffix.lower() in kinds else files.names(name, kinds)
+    most, n_rows = files.limits.max_rows, 0
     for file in below or [name]:
         kind = PurePosixPath(file).suffix.lower()
         if kind in kinds:
-            yield from readers[kind](files, file)
+            for row in readers[kind](files, file):
+                n_rows += 1
+                if n_rows > most:
+                    detail = f"more than {most} rows; the others are not read (option max_rows)"
+                    yield Refusal(Origin(file, None, None), "read", "unsupported", detail)
+                    return
+                yield row
         else:
             detail = f"{file}: wanted a file that ends in {', '.join(kinds)}, or a folder with such files"
             yield Refusal(Origin(file, None, None), "read", "unsupported", detail)
@@ -70,7 +79,7 @@ def picture_of(origin: Origin, row: Mapping[str, object], key: str) -> PictureRe
         return PictureRef(inside, value)
     if not isinstance(value, dict):
         return PictureRef(file_name(row, key))
-    data, path = value.get("bytes"), value.get("path")
+    data, path = as_object(value).get("bytes"), value.get("path")
     if isinstance(data, bytes):
         return PictureRef(path if isinstance(path, str) and path else inside, data)
     return PictureRef(file_name(value, "path"))
@@ -102,12 +111,14 @@ def _parquet(files: SourceFiles, name: str) -> Iterator[Row]:
         return
     place = 0
     try:
-        for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(batch_size=PARQUET_BATCH):
+        opened = pq.ParquetFile(io.BytesIO(data))
+        classes = classes_of(opened.schema_arrow.metadata)
+        for batch in opened.iter_batches(batch_size=PARQUET_BATCH):
             for value in _values(batch):
                 if isinstance(value, FieldError):
                     yield value.refusal(Origin(name, place, None))
                 else:
-                    yield Origin(name, place, value), value
+                    yield Origin(name, place, value), with_names(value, classes)
                 place += 1
     except (pa.ArrowException, OSError, ValueError) as error:
         origin = Origin(name, None, None)
@@ -171,6 +182,9 @@ def _records(records: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:
 
 def _header(name: str, record: list[str] | csv.Error, delimiter: str) -> list[str] | Refusal:
     names = [] if isinstance(record, csv.Error) else [field.strip() for field in record]
+    if len(names) > MAX_COLUMNS:
+        detail = f"{name}: the first line names {len(names)} columns; {MAX_COLUMNS} are allowed"
+        return Refusal(Origin(name, None, names[:100]), "read", "unsupported", detail)
     doubled = sorted({field for field in names if field and names.count(field) > 1})
     others = [told for told, sign in DELIMITERS.items() if len(names) == 1 and sign in names[0]]
     if not any(names):

@@ -6,10 +6,14 @@ readers share. Not here: any one format, pictures, box arithmetic.
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 ANSWER_TYPES = ("word", "yes_no", "number", "choice", "text")
+MAX_TEXT = 100_000
+"""Characters of a question, an answer, a reasoning, a label or a name."""
+MAX_ANSWERS = 1_000
 CONDITIONS = ("conflict", "control")
 
 
@@ -88,6 +92,24 @@ class RawAnnotation:
 RawRow = RawExample | Refusal | RawAnnotation
 
 
+class Repeated(dict[str, object]):
+    """A JSON object in which a key comes more than once: the first value of each key counts; `pairs` are all of them.
+
+    JSON does not forbid it, and readers differ in which value they keep. A row that is one is refused; where keys are
+    themselves rows, those that come again are.
+    """
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(reversed(pairs))
+        self.pairs = pairs
+
+    @property
+    def keys_again(self) -> list[str]:
+        """The keys that come more than once, in order."""
+        counts = Counter(key for key, _ in self.pairs)
+        return [key for key, count in counts.items() if count > 1]
+
+
 class FieldError(Exception):
     """A field of one row that cannot be used; a reader turns it into a Refusal."""
 
@@ -104,7 +126,26 @@ def as_object(row: object) -> Mapping[str, object]:
     """The row as a JSON object. Raises FieldError (broken_json)."""
     if not isinstance(row, dict):
         raise FieldError("read", "broken_json", f"wanted an object, saw {shown(row)}")
+    if isinstance(row, Repeated):
+        detail = f"{', '.join(map(shown, row.keys_again[:5]))} more than once in one object"
+        raise FieldError("read", "broken_json", detail)
     return row
+
+
+def entries_of(content: Mapping[str, object]) -> Iterator[tuple[str, object, bool]]:
+    """Keys and values of an object whose entries are rows, in file order, and whether the key came before."""
+    if not isinstance(content, Repeated):
+        yield from ((key, value, False) for key, value in content.items())
+        return
+    seen: set[str] = set()
+    for key, value in content.pairs:
+        yield key, value, key in seen
+        seen.add(key)
+
+
+def taken(key: str, what: str) -> FieldError:
+    """The refusal of an entry whose key an earlier one has."""
+    return FieldError("read", "duplicate_example", f"{what} {shown(key)} is taken by an earlier entry")
 
 
 def required_text(row: Mapping[str, object], key: str, stage: str, reason: str) -> str:
@@ -150,6 +191,8 @@ def other_answers(row: Mapping[str, object], answer: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         detail = f"wanted a list of texts in 'accepted_answers', saw {shown(values)}"
         raise FieldError("question", "unsupported", detail)
+    if len(values) > MAX_ANSWERS:
+        raise FieldError("question", "unsupported", f"{len(values)} answers; {MAX_ANSWERS} are allowed")
     texts = [_encodable(value.strip(), "accepted_answers") for value in values]
     return tuple(dict.fromkeys(text for text in texts if text and text != answer))
 
@@ -186,6 +229,9 @@ def _is_number(value: object) -> bool:
 
 
 def _encodable(text: str, key: str) -> str:
+    if len(text) > MAX_TEXT:
+        detail = f"{key!r} is a text of {len(text)} characters; {MAX_TEXT} are allowed"
+        raise FieldError("read", "unsupported", detail)
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -4,7 +4,8 @@ Convention: the source's option box_convention, one of ops/boxes.py CONVENTIONS;
 several in a column, in any of the forms of `ops/readers/table_boxes.py`, or four columns. The option columns names
 the columns; a dot goes into a struct (`objects.bbox`). What it leaves out goes by the names of DEFAULTS. A picture is
 a file name relative to the location or to the option images, bytes, or a struct of `bytes` and `path`.
-A row with a question is a raw row. Rows without a column for questions and with one for labels are detections
+Labels that are integers have the names of the option label_names, else those that Hugging Face's `datasets` wrote into
+the file. A row with a question is a raw row. Rows without a column for questions and with one for labels are detections
 (`ops/readers/detections.py`): one thing or several of one picture, each box with its label.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ops.questions import USUAL
+from ops.readers.class_labels import ClassCode, named
 from ops.readers.detections import Detection, Pictured, picture_name
 from ops.readers.detections import rows as rows_of_pictures
 from ops.readers.row_files import names_by_code, picture_of, rows_of
@@ -140,7 +142,7 @@ class _Fields:
         for role in DEFAULTS:
             found, value = self._looked_up(role)
             if found:
-                self.said[role] = value
+                self.said[role] = value if role == "label" else named(value)
 
     @property
     def is_detection(self) -> bool:
@@ -205,6 +207,13 @@ class _Fields:
     def _label(self, value: object) -> str | None:
         if value is None or value == "":
             return None
+        if self._names is None and isinstance(value, ClassCode):
+            if value.name is None:
+                detail = f"label {int(value)} is none of the {value.n_names} classes that the file names"
+                raise FieldError(
+                    "question", "missing_field", f"{detail}; the option label_names can name more"
+                )
+            return value.name
         label = required_text({"label": value}, "label", "question", "missing_field")
         if self._names is not None and label in self._names:
             return self._names[label]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from ops.boxes import CONVENTIONS, NORMALISED_OVERSHOOT, BoxProblem
-from ops.readers.rows import FieldError, shown
+from ops.readers.rows import FieldError, as_object, shown
 from ops.readers.shapes import number
 
 KEYS: Mapping[tuple[str, str, str, str], str] = {
@@ -65,7 +65,7 @@ def _boxes(value: object, depth: int) -> Found:
     if isinstance(value, str):
         return _boxes(_parsed(value), depth + 1)
     if isinstance(value, dict):
-        return _of_struct(value)
+        return _of_struct(as_object(value))
     if not isinstance(value, list | tuple):
         raise FieldError("box", "bad_box_format", f"wanted boxes, saw {shown(value)}")
     if value and all(isinstance(item, int | float | Decimal) or _is_number_text(item) for item in value):

@@ -28,9 +28,11 @@ from ops.readers.rows import (
     RawRow,
     Refusal,
     as_object,
+    entries_of,
     guessed_answer_type,
     required_text,
     shown,
+    taken,
 )
 from ops.source_files import SourceFiles
 
@@ -192,6 +194,9 @@ def _qas(
     if isinstance(mapping, Refusal):
         yield mapping
         return
+    for place, (qa, region, is_again) in enumerate(entries_of(mapping)):
+        if is_again:
+            yield taken(qa, "qa_id").refusal(Origin(qa_to_region, place, {qa: region}))
     known: Regions = {}
     refusals = list(_index_regions(files, regions, pictures, known))
 

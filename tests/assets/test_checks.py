@@ -181,16 +181,27 @@ def test_delivery(tmp_path: Path) -> None:
             }
             for name, value in sha256.items()
         ]
-        return {"files": files}
+        pictures = [file["path"] for file in files if file["path"].endswith(".png")]
+        return {"files": files, "pictures": pictures, "n_pictures_in_rows": 0}
 
-    assert checks_data.delivered(manifest(annotations="a", questions="q", one="1", two=None), SOURCE).passed
+    good = checks_data.delivered(manifest(annotations="a", questions="q", one="1", two=None), SOURCE)
+    assert (good.passed, said(good)) == (True, "1 pictures, 1 files missing or unreadable")
     bad = checks_data.delivered(manifest(annotations=None, questions="q", one="1"), SOURCE)
     assert (bad.passed, bad.severity, said(bad)) == (False, ERROR, "annotations.json: missing_file")
     empty = checks_data.delivered(manifest(annotations="a", questions="q", one=None, two=None), SOURCE)
     assert said(empty) == "/somewhere: none of the 2 pictures that the rows name can be read"
     # SOURCE told as a folder of annotation files: its name is no file, those inside it are.
-    inside = {"files": manifest(a="1", b=None, one="1")["files"], "annotation_files": ["a.png", "b.png"]}
+    inside = manifest(a="1", b=None, one="1") | {
+        "annotation_files": ["a.png", "b.png"],
+        "pictures": ["one.png"],
+    }
     assert said(checks_data.delivered(inside, SOURCE)) == "b.png: missing_file"
+    in_rows = manifest(annotations="a", questions="q") | {
+        "n_pictures_in_rows": 7,
+        "refused_members": {"../x": "leads out"},
+    }
+    told = checks_data.delivered(in_rows, SOURCE)
+    assert said(told) == "7 pictures, 0 files missing or unreadable, 1 members of the archive refused"
 
 
 def tables(**changes: list[dict[str, Any]]) -> dict[str, pa.Table]:

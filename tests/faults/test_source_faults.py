@@ -1,6 +1,7 @@
 """Data sources in a bucket whose server fails: read again, and a failing server never makes a row's quarantine."""
 
 import threading
+import zipfile
 
 import pytest
 
@@ -49,6 +50,23 @@ def test_a_failing_server_is_an_error_and_an_absent_file_a_reason(s3, shelf, sto
     s3.heal()
     problem = files.read("no.png")
     assert isinstance(problem, FileProblem) and problem.reason == "missing_file"
+
+
+def test_an_archive_behind_a_failing_server_is_an_error_and_is_fetched_again(
+    s3, shelf, store, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SALIENCY_R1_CACHE", str(tmp_path / "cache"))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.txt", "inside")
+    Store(shelf.location).put_file(tmp_path / "a.zip", "a.zip")
+    s3.heal()
+    s3.fail("GET", "503", times=ENDLESS, below="a.zip")
+    with pytest.raises(StoreUnreachableError, match=r"a\.zip: cannot be read"):
+        SourceFiles(f"{shelf.location}/a.zip", store).read("a.txt")
+    s3.heal()
+    spoilt = s3.fail_attempt("GET", "cut_answer")
+    assert SourceFiles(f"{shelf.location}/a.zip", store).read("a.txt") == b"inside"
+    assert s3.struck() == spoilt
 
 
 def test_no_row_is_refused_because_of_the_server(s3, shelf, store):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.settings import S3Limits, Settings, SettingsError
+from storage.settings import ArchiveLimits, S3Limits, Settings, SettingsError, cache_folder
 
 
 def test_defaults_are_absolute(monkeypatch, tmp_path):
@@ -39,3 +39,17 @@ def test_limits_of_s3_are_read_and_refused_by_name():
     for name, text in (("ATTEMPTS", "0"), ("ATTEMPTS", "2.5"), ("PART_MIB", "4"), ("READ_TIMEOUT_S", "nan")):
         with pytest.raises(SettingsError, match=f"SALIENCY_R1_S3_{name}='{text}': wanted a"):
             S3Limits.from_environment({f"SALIENCY_R1_S3_{name}": text})
+
+
+def test_limits_of_archives_and_the_cache_folder(tmp_path):
+    assert ArchiveLimits.from_environment({}) == ArchiveLimits(2_000_000, 204_800, 200)
+    given = {
+        "SALIENCY_R1_ARCHIVE_MEMBERS": "3000000",
+        "SALIENCY_R1_ARCHIVE_MIB": "4",
+        "SALIENCY_R1_ARCHIVE_RATIO": "",
+    }
+    assert ArchiveLimits.from_environment(given) == ArchiveLimits(3_000_000, 4, 200)
+    with pytest.raises(SettingsError, match="SALIENCY_R1_ARCHIVE_RATIO='0': wanted a whole number from 1 up"):
+        ArchiveLimits.from_environment({"SALIENCY_R1_ARCHIVE_RATIO": "0"})
+    assert cache_folder({}) == Path.home() / ".cache" / "saliency-r1"
+    assert cache_folder({"SALIENCY_R1_CACHE": str(tmp_path)}) == tmp_path
