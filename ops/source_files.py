@@ -42,6 +42,7 @@ class ReadLimits:
 
 
 NO_OPTIONS = ReadLimits()
+_ONE_OPENS = Lock()  # of the module, for what is sent to another machine can hold none
 
 
 class SourceFiles:
@@ -58,7 +59,6 @@ class SourceFiles:
         self._address = store.url(self._as_written) if below_root else self._as_written
         self._is_archive = not below_root and is_archive(self._address)
         self._opened: Unpacked | FileProblem | None = None
-        self._one_opens = Lock()
         self.given: set[str] = set()
         """Names of the files whose content was handed out."""
         self._is_local = self._is_archive or "://" not in self._address
@@ -167,7 +167,7 @@ class SourceFiles:
         return FileProblem(*opened.refused[name]) if name in opened.refused else str(opened.folder)
 
     def _open(self) -> Unpacked | FileProblem:
-        with self._one_opens:
+        with _ONE_OPENS:
             if self._opened is None:
                 try:
                     self._opened = unpacked(self._address)
