@@ -161,7 +161,7 @@ def _image_batches(path: str) -> Iterator[pa.RecordBatch]:
     """A few pictures at a time; a page of the file is read when it is wanted."""
     source = _opened(path)
     read_table(source, [], name="images")  # its version and name
-    with pq.ParquetFile(
-        BytesIO(source) if isinstance(source, bytes) else source, buffer_size=1 << 20
-    ) as file:
-        yield from file.iter_batches(batch_size=_PICTURES_AT_ONCE, columns=_IMAGE_COLUMNS)
+    where = BytesIO(source) if isinstance(source, bytes) else source
+    # Without read-ahead, which would hold the pictures of a whole row group.
+    with pq.ParquetFile(where, buffer_size=1 << 20, pre_buffer=False) as file:
+        yield from file.iter_batches(batch_size=_PICTURES_AT_ONCE, columns=_IMAGE_COLUMNS, use_threads=False)

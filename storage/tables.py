@@ -19,6 +19,9 @@ _VERSION_KEY = b"saliency_r1.schema_version"
 _TABLE_KEY = b"saliency_r1.table"
 _ROWS_PER_GROUP = {"images": 1_000, "saliency_maps": 20_000}
 _DEFAULT_ROWS_PER_GROUP = 100_000
+# A page ends after so many values at the earliest: few pictures, so that a reader need not hold a whole group.
+_VALUES_PER_PAGE = {"images": 8}
+_DEFAULT_VALUES_PER_PAGE = 1_024
 # What a diverging run measured is reported as it was; everywhere else "could not be measured" is null.
 _MAY_BE_NOT_FINITE = {"training_steps"}
 
@@ -118,7 +121,11 @@ def encode_table(name: str, table: pa.Table) -> bytes:
     n_per_group = _ROWS_PER_GROUP.get(name, _DEFAULT_ROWS_PER_GROUP)
     buffer = io.BytesIO()
     with pq.ParquetWriter(
-        buffer, schema, compression="zstd", use_dictionary=[c for c in schema.names if c not in binary]
+        buffer,
+        schema,
+        compression="zstd",
+        use_dictionary=[c for c in schema.names if c not in binary],
+        write_batch_size=_VALUES_PER_PAGE.get(name, _DEFAULT_VALUES_PER_PAGE),
     ) as writer:
         # One chunk per row group: pages, and so the bytes, do not depend on how the table was put together.
         for start in range(0, max(ordered.num_rows, 1), n_per_group):

@@ -3,6 +3,7 @@
 import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -110,13 +111,16 @@ def test_few_pictures_are_held_at_once(tmp_path: Path) -> None:
     rows = [Given(f"p{i:03d}", png((200, 200), i), (200, 200)) for i in range(200)]
     tables = write(tmp_path, rows)
     assert pq.ParquetFile(tables["images"][0]).num_row_groups == 1
+    before = pa.total_allocated_bytes()
     tracemalloc.start()
-    source, most = RowsByPicture(tables, SPLITS), 0
+    source, most, most_arrow = RowsByPicture(tables, SPLITS), 0, 0
     for seen in source.after():
         most = max(most, tracemalloc.get_traced_memory()[0])
+        most_arrow = max(most_arrow, pa.total_allocated_bytes() - before)
         assert len(seen.rows) == 1
     tracemalloc.stop()
-    assert most < 6e6
+    assert most < 6e6  # 16 pictures at once, twice while they change hands
+    assert most_arrow < 12e6
 
 
 def test_rows_are_left_out_by_name_without_their_pictures_being_read(tmp_path: Path) -> None:
