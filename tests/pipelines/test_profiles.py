@@ -77,7 +77,7 @@ def test_every_wrong_setting_is_reported_at_once() -> None:
         "grpo.num_generations = 1: want a whole number of at least 2",
     ):
         assert part in message
-    assert len(caught.value.problems) == 9
+    assert len(caught.value.problems) == 10
 
 
 def test_a_profile_of_ones_own_is_a_file(tmp_path: Path) -> None:
