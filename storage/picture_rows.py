@@ -164,4 +164,4 @@ def _image_batches(path: str) -> Iterator[pa.RecordBatch]:
     where = BytesIO(source) if isinstance(source, bytes) else source
     # Without read-ahead, which would hold the pictures of a whole row group.
     with pq.ParquetFile(where, buffer_size=1 << 20, pre_buffer=False) as file:
-        yield from file.iter_batches(batch_size=_PICTURES_AT_ONCE, columns=_IMAGE_COLUMNS, use_threads=False)
+        yield from file.iter_batches(batch_size=_PICTURES_AT_ONCE, columns=_IMAGE_COLUMNS)

@@ -60,8 +60,9 @@ def test_the_settings_are_those_of_the_trainings() -> None:
 
 def test_the_sides_are_those_that_the_stages_read() -> None:
     assert needed_splits(read_profile("p", PROFILE)) == ("train", "test")
-    given = {**PROFILE, "sft": {**PROFILE["sft"], "eval_steps": 2}, "evaluate": {"split": "val"}}
-    assert needed_splits(read_profile("p", given)) == ("train", "val")
+    given = {**PROFILE, "sft": {**PROFILE["sft"], "eval_steps": 2}}
+    assert needed_splits(read_profile("p", given)) == ("train", "val", "test")
+    assert needed_splits(read_profile("p", {**given, "evaluate": {"split": "val"}})) == ("train", "val")
 
 
 def test_a_side_without_a_row_that_fits_blocks() -> None:

@@ -97,7 +97,7 @@ def test_rows_that_do_not_fit_by_side_and_reason_beside_those_that_do(ledger: Le
     rows = [
         row("e1", "train", 30, smallest_box_cells=0.5, n_image_tokens=9),
         row("e2", "train", 50, smallest_box_cells=2.0, n_image_tokens=7, n_reference_tokens=12),
-        row("e3", "train", 40),
+        row("e3", "train", 40, smallest_box_cells=1.5),
         row("e5", "train", 900, "prompt_too_long"),
         row("e4", "train", 800, "prompt_too_long"),
         row("e6", "test", None, "undecodable_picture"),
