@@ -95,19 +95,20 @@ class RowsByPicture:
         Raises RowsError, at the end, for rows whose picture is in no table.
         """
         names, starts = self._pictures
-        met = np.zeros(len(names), dtype=bool)
+        met, n_met = np.zeros(len(names), dtype=bool), 0
         for path in self._images:
-            for records in _image_batches(path):
-                for record, place in zip(
-                    records.to_pylist(),
-                    pc.index_in(records["image_sha256"], value_set=names).to_pylist(),
-                    strict=True,
-                ):
-                    if place is None or met[place]:
-                        continue
-                    met[place] = True
-                    if met.sum() > n_skipped:
-                        yield self._built(record, int(starts[place]), int(starts[place + 1]))
+            source = _opened(path)
+            listed = read_table(source, ["image_sha256"], name="images")["image_sha256"]
+            places = pc.fill_null(
+                pc.index_in(listed, value_set=names), -1
+            ).to_numpy()  # once a file, not a batch
+            for record, place in zip(_image_records(source), places.tolist(), strict=True):
+                if place < 0 or met[place]:
+                    continue
+                met[place] = True
+                n_met += 1
+                if n_met > n_skipped:
+                    yield self._built(record, int(starts[place]), int(starts[place + 1]))
         if not met.all():
             lost = int(np.argmin(met))
             raise RowsError(
@@ -157,11 +158,10 @@ def _opened(path: str) -> bytes | str:
     return read_uri(path) if path.startswith("s3://") else path
 
 
-def _image_batches(path: str) -> Iterator[pa.RecordBatch]:
-    """A few pictures at a time; a page of the file is read when it is wanted."""
-    source = _opened(path)
-    read_table(source, [], name="images")  # its version and name
+def _image_records(source: bytes | str) -> Iterator[dict[str, Any]]:
+    """The rows of an images table, a few in memory at a time; a page of the file is read when it is wanted."""
     where = BytesIO(source) if isinstance(source, bytes) else source
     # Without read-ahead, which would hold the pictures of a whole row group.
     with pq.ParquetFile(where, buffer_size=1 << 20, pre_buffer=False) as file:
-        yield from file.iter_batches(batch_size=_PICTURES_AT_ONCE, columns=_IMAGE_COLUMNS)
+        for batch in file.iter_batches(batch_size=_PICTURES_AT_ONCE, columns=_IMAGE_COLUMNS):
+            yield from batch.to_pylist()
