@@ -48,7 +48,8 @@ def outcome(
 LOADS_AND_FITS = blocking(
     "loads_and_fits",
     ["policy", "base"],
-    "The policy loads, and its processor takes every picture size of the data.",
+    "The policy loads, and its processor takes the picture sizes of the data; rows that it refuses are passed over "
+    "here and named by policy/processed_rows.",
 )
 FINITE_LOSS = blocking("finite_loss", ["policy", "cold_start"], "Every logged loss is a finite number.")
 BETTER_THAN_BASE = warning(

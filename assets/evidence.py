@@ -9,7 +9,7 @@ from assets import checks_evidence as checks
 from assets.handles import offer, once, rows_behind, table_paths
 from assets.metadata import table_spec
 from assets.partitions import POLICIES
-from assets.policies import observer
+from assets.processed import observer
 from assets.resources import Launch, Profile
 from ops.comparison import compare
 from storage.artifacts import policy_id

@@ -3,7 +3,7 @@
 Each asset names its work and launches one stage; what a stage does is in training/.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -11,6 +11,7 @@ import dagster as dg
 from assets import checks
 from assets.handles import offer, once, rows_behind, table_paths
 from assets.partitions import RECIPE_NAMES
+from assets.processed import Rows, observer, rows_that_fit
 from assets.resources import Launch, Profile
 from storage.artifacts import policy_id
 from storage.code import code_of
@@ -25,18 +26,6 @@ LOOK: dict[str, Any] = {
     "dagster_type": dg.Any,
     "pool": "gpu",
 }
-
-
-def observer(context: dg.AssetExecutionContext) -> Callable[[Mapping[str, float]], None]:
-    """Passes the numbers of a running stage to the UI, where they plot while the stage runs."""
-    partition = context.partition_key if context.has_partition_key else None
-
-    def observe(row: Mapping[str, float]) -> None:
-        metadata = {name: dg.MetadataValue.float(value) for name, value in row.items()}
-        for key in context.selected_asset_keys:
-            context.log_event(dg.AssetObservation(key, partition=partition, metadata=metadata))
-
-    return observe
 
 
 def weights_of(policy: str) -> str:
@@ -87,7 +76,11 @@ def base(
 
 @dg.asset(
     key=["policy", "cold_start"],
-    ins={"base": dg.AssetIn(["policy", "base"]), "splits": dg.AssetIn(["data", "splits"])},
+    ins={
+        "base": dg.AssetIn(["policy", "base"]),
+        "processed": dg.AssetIn(["policy", "processed_rows"]),
+        "splits": dg.AssetIn(["data", "splits"]),
+    },
     description="The base taught to think aloud before it answers: SFT on the train split's written "
     "reasonings.",
     kinds={"pytorch", "huggingface"},
@@ -97,15 +90,16 @@ def base(
 def cold_start(
     context: dg.AssetExecutionContext,
     base: Artifact,
+    processed: Artifact,
     splits: Artifact,
     ledger: dg.ResourceParam[Ledger],
     profile: dg.ResourceParam[Profile],
     launch: dg.ResourceParam[Launch],
 ) -> dg.MaterializeResult:
-    """Read handles, run the stage `sft`, offer the policy."""
-    work, config = training(
-        "sft", "cold_start", base, splits, ledger, profile, {}, ("policy", "training_steps")
-    )
+    """Read handles, run the stage `sft` on the rows that fit, offer the policy."""
+    names = ("policy", "training_steps")
+    rows = rows_that_fit(ledger, profile, splits, processed)
+    work, config = training("sft", "cold_start", base, rows, ledger, profile, {}, names)
     outputs, fresh = once(ledger, work, lambda: launch("sft", work, config, observer(context)))
     steps = ledger.read_table(outputs["training_steps"])
     results = [checks.finite_loss(steps, "cold_start"), checks.better_than_base(steps, outputs["policy"])]
@@ -115,7 +109,11 @@ def cold_start(
 @dg.asset(
     key=["policy", "grpo"],
     partitions_def=RECIPE_NAMES,
-    ins={"cold_start": dg.AssetIn(["policy", "cold_start"]), "splits": dg.AssetIn(["data", "splits"])},
+    ins={
+        "cold_start": dg.AssetIn(["policy", "cold_start"]),
+        "processed": dg.AssetIn(["policy", "processed_rows"]),
+        "splits": dg.AssetIn(["data", "splits"]),
+    },
     description="The cold start trained by GRPO with the rewards of one recipe.",
     kinds={"pytorch", "huggingface"},
     check_specs=[checks.GRPO_FINITE, checks.REWARDS_ALIVE, checks.UNSCORABLE_SHARE],
@@ -124,15 +122,17 @@ def cold_start(
 def grpo(
     context: dg.AssetExecutionContext,
     cold_start: Artifact,
+    processed: Artifact,
     splits: Artifact,
     ledger: dg.ResourceParam[Ledger],
     profile: dg.ResourceParam[Profile],
     launch: dg.ResourceParam[Launch],
 ) -> dg.MaterializeResult:
-    """Read handles, run the stage `grpo` with the partition's recipe, offer the policy."""
+    """Read handles, run the stage `grpo` with the partition's recipe on the rows that fit, offer the policy."""
     recipe = context.partition_key
     names = ("policy", "training_steps", "completions")
-    work, config = training("grpo", recipe, cold_start, splits, ledger, profile, {"recipe": recipe}, names)
+    rows = rows_that_fit(ledger, profile, splits, processed)
+    work, config = training("grpo", recipe, cold_start, rows, ledger, profile, {"recipe": recipe}, names)
     outputs, fresh = once(ledger, work, lambda: launch("grpo", work, config, observer(context)))
     steps = ledger.read_table(outputs["training_steps"])
     completions = ledger.read_table(outputs["completions"])
@@ -148,7 +148,7 @@ def training(
     stage: str,
     name: str,
     policy: Artifact,
-    splits: Artifact,
+    rows: Rows,
     ledger: Ledger,
     profile: Profile,
     fixed: Mapping[str, Any],
@@ -156,12 +156,12 @@ def training(
 ) -> tuple[Work, dict[str, Any]]:
     """The work of a training stage and what its process is told."""
     ledger.require(policy, kind="policy")
-    rows, settings = rows_behind(ledger, splits), {**profile.stages[stage], **fixed}
+    settings = {**profile.stages[stage], **fixed}
     work = Work(
         producer=f"training.{stage}",
         name=name,
         config={"settings": settings},
-        parents={"policy": policy, "splits": splits, **rows},
+        parents={"policy": policy, **rows.parents},
         seed=profile.seed,
         code=code_of(f"training.{stage}"),
         outputs=outputs,
@@ -170,7 +170,7 @@ def training(
         "policy": str(ledger.path(policy)),
         "policy_name": name,
         "policy_id": policy_id(name, work.key),
-        "tables": table_paths(ledger, splits, rows),
+        "tables": rows.paths,
         "settings": settings,
     }
     return work, config

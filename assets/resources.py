@@ -17,7 +17,7 @@ Observe = Callable[[Mapping[str, float]], None]
 class Profile:
     """One way to run the graph: which policy, which recipes, and the settings of every stage.
 
-    stages: stage name (base, sft, grpo, evaluate) -> every setting of it, defaults filled in.
+    stages: stage name (base, process, sft, grpo, evaluate) -> every setting of it, defaults filled in.
     split_fractions: share of the pictures per held-out side (val, test). draws: bootstrap resamples.
     command: what stands before `training.<stage> CONFIG.json`; empty: this interpreter with -m.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets import data, evidence, policies, product, profiles, raw
+from assets import data, evidence, policies, processed, product, profiles, raw
 from pipelines import jobs, resources, schedules, sensors
 from storage.settings import Settings
 
@@ -22,7 +22,7 @@ def build_defs(
     """
     given = given or resources.read(Settings.from_environment())
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([raw, data, profiles, policies, evidence, product]),
+        assets=dg.load_assets_from_modules([raw, data, profiles, policies, processed, evidence, product]),
         jobs=jobs.JOBS,
         schedules=[schedules.weekly_retraining],
         sensors=[sensors.changed_sources],

@@ -82,7 +82,7 @@ def steps_of(job: str, sources: Iterable[str], policies: Iterable[str]) -> list[
             Step("prepare_data", ("data/splits", CATALOG)),
         ],
         "train": [
-            Step("train", ("policy/base", "policy/cold_start")),
+            Step("train", ("policy/base", "policy/processed_rows", "policy/cold_start")),
             *(Step("train", ("policy/grpo",), recipe) for recipe in policies[2:]),
             Step("train", (CATALOG,)),
         ],

@@ -31,6 +31,7 @@ from training.config import StageConfig, local_folder_of
 
 MODULES = {
     "base": "training.inspect_policy",
+    "process": "training.process_rows",
     "sft": "training.sft",
     "grpo": "training.grpo",
     "evaluate": "training.evaluate",

@@ -16,8 +16,15 @@ from training.config import STAGES, TEXT, ConfigError, problems_of, real, whole
 from training.recipes import RECIPES
 
 FOLDER = Path(__file__).parent / "profiles"
-# Settings that differ between a profile's runs of a stage, and are therefore not the profile's to set.
-FROM_PARTITION = {"grpo": {"recipe"}}
+# Settings of a stage that something else sets, and are therefore not the profile's to set there.
+SET_ELSEWHERE = {
+    "grpo": {"recipe": "the partition"},
+    "process": {
+        "system_prompts": "sft and grpo",
+        "max_completion_length": "grpo",
+        "max_image_tokens": "base",
+    },
+}
 KEYS = ("description", "seed", "policy", "recipes", "split", "draws", "command", *STAGES)
 
 
@@ -54,8 +61,10 @@ def read_profile(name: str, data: Mapping[str, Any]) -> Profile:
         if not isinstance(given, Mapping):
             problems.append(f"{stage} = {given!r}: want a mapping of settings")
             continue
-        fixed = FROM_PARTITION.get(stage, set()) & set(given)
-        problems += [f"{stage}.{key}: is set by the partition; remove it from the profile" for key in fixed]
+        fixed = {key: by for key, by in SET_ELSEWHERE.get(stage, {}).items() if key in given}
+        problems += [
+            f"{stage}.{key}: is set by {by}; remove it from the profile" for key, by in fixed.items()
+        ]
         problems += problems_of(settings, given, f"{stage}.")
     if problems:
         raise ConfigError([f"profile {name}: {problem}" for problem in problems])

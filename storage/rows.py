@@ -5,7 +5,7 @@ The join of four tables belongs here; decoding pictures and building prompts doe
 
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,12 +71,21 @@ def rows_of_split(
     )
 
 
-def rows_from_paths(paths: Mapping[str, Sequence[str]], split: str, *, root: str | None = None) -> list[Row]:
+def rows_from_paths(
+    paths: Mapping[str, Sequence[str]],
+    split: str,
+    *,
+    root: str | None = None,
+    without: Collection[str] = (),
+    unreadable: dict[str, str] | None = None,
+) -> list[Row]:
     """The rows of one split, ordered by example_id, from Parquet files.
 
     `paths` maps examples, boxes, images and splits to lists of paths (local or s3://). `root` is where
-    pictures lie that are kept by a reference relative to it. Raises RowsError with all that is missing: no
-    such split, an example without picture or with another number of boxes.
+    pictures lie that are kept by a reference relative to it. `without`: example_ids to leave out, whose pictures are
+    not read. `unreadable`: where given, rows whose picture cannot be read are left out too, and the dict gets
+    image_sha256 -> what is wrong. Raises RowsError with all that is missing: no such split, no row left of it, an
+    example without picture or with another number of boxes.
     """
     absent = [name for name in _TABLES if not paths.get(name)]
     if absent:
@@ -88,8 +97,15 @@ def rows_from_paths(paths: Mapping[str, Sequence[str]], split: str, *, root: str
     if not len(wanted):
         counts = {v["values"]: v["counts"] for v in pc.value_counts(placed.column("split")).to_pylist()}
         raise RowsError(f"split {split!r} has no example; the splits table has {counts}")
+    if without:
+        n_placed, left_out = len(wanted), pa.array(sorted(without), type=pa.string())
+        wanted = wanted.filter(pc.invert(pc.is_in(wanted, value_set=left_out)))
+        if not len(wanted):
+            raise RowsError(
+                f"split {split!r}: all of its {n_placed} examples are left out; no row to work on"
+            )
     examples = _only(_read(paths["examples"], "examples"), "example_id", wanted)
-    pictures = _pictures(paths["images"], examples.column("image_sha256"), root)
+    pictures = _pictures(paths["images"], examples.column("image_sha256"), root, unreadable)
     boxes = _boxes(paths["boxes"], wanted)
     problems = []
     found = {row["example_id"]: row for row in examples.to_pylist()}
@@ -99,6 +115,8 @@ def rows_from_paths(paths: Mapping[str, Sequence[str]], split: str, *, root: str
     rows = []
     for example_id, example in sorted(found.items()):
         picture, around = pictures.get(example["image_sha256"]), boxes.get(example_id, ())
+        if picture is None and example["image_sha256"] in (unreadable or ()):
+            continue
         if picture is None:
             problems.append(f"example {example_id}: no picture {example['image_sha256'][:12]}")
         elif len(around) != example["n_boxes"]:
@@ -109,6 +127,18 @@ def rows_from_paths(paths: Mapping[str, Sequence[str]], split: str, *, root: str
         more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise RowsError(f"split {split!r}: " + "; ".join(problems[:10]) + more)
     return rows
+
+
+def left_out(paths: Mapping[str, Sequence[str]], split: str) -> dict[str, str]:
+    """The examples of a split that do not fit, by example_id, with the reason; from the table processed_rows.
+
+    Empty where `paths` names no such table: then nobody looked.
+    """
+    found: dict[str, str] = {}
+    for table in (_read([path], "processed_rows") for path in paths.get("processed_rows", ())):
+        bad = table.filter(pc.and_(pc.equal(table["split"], split), pc.invert(table["fits"])))
+        found |= zip(bad["example_id"].to_pylist(), bad["reason"].to_pylist(), strict=True)
+    return dict(sorted(found.items()))
 
 
 def pictures_by_sha256(
@@ -152,8 +182,16 @@ def _only(table: pa.Table, column: str, wanted: pa.ChunkedArray) -> pa.Table:
     return table.filter(pc.is_in(table.column(column), value_set=wanted.combine_chunks()))
 
 
-def _pictures(paths: Sequence[str], wanted: pa.ChunkedArray, root: str | None) -> dict[str, dict[str, Any]]:
-    """Pictures by sha256; one kept by reference is read from its uri and held against its sha256."""
+def _pictures(
+    paths: Sequence[str],
+    wanted: pa.ChunkedArray,
+    root: str | None,
+    unreadable: dict[str, str] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Pictures by sha256; one kept by reference is read from its uri and held against its sha256.
+
+    What cannot be read goes into `unreadable` where that is given; otherwise RowsError names it.
+    """
     columns = ["image_sha256", "uri", "width_px", "height_px", "bytes"]
     found: dict[str, dict[str, Any]] = {}
     problems = []
@@ -162,7 +200,10 @@ def _pictures(paths: Sequence[str], wanted: pa.ChunkedArray, root: str | None) -
             if picture["image_sha256"] in found:
                 continue
             if picture["bytes"] is None:
-                problem = _bring(picture, root)
+                problem = bring(picture, root)
+                if problem and unreadable is not None:
+                    unreadable[picture["image_sha256"]] = problem
+                    continue
                 if problem:
                     problems.append(problem)
             found[picture["image_sha256"]] = picture
@@ -196,7 +237,7 @@ def _wanted_rows(path: str, columns: Sequence[str], wanted: pa.ChunkedArray) -> 
                 done += batch.num_rows
 
 
-def _bring(picture: dict[str, Any], root: str | None) -> str | None:
+def bring(picture: dict[str, Any], root: str | None) -> str | None:
     """Fill in a picture's bytes from its uri; returns what is wrong with them, or None."""
     uri = picture["uri"]
     try:

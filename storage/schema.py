@@ -11,6 +11,7 @@ from storage.columns import maybe as _maybe
 from storage.columns import region
 from storage.data_columns import BOXES, EXAMPLE_ID, EXAMPLES, IMAGE, IMAGES, QUARANTINE, SPLITS
 from storage.flow_columns import FLOW_COLUMNS
+from storage.processed_columns import NOT_FITTING, PROCESSED_COLUMNS
 from storage.profile_columns import PROFILE_UNITS, SOURCE_PROFILES, SOURCE_WARNINGS, WARNING_KINDS
 
 SCHEMA_VERSION = 4
@@ -64,6 +65,8 @@ ALLOWED_VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("source_profiles", "unit"): PROFILE_UNITS,
     ("source_warnings", "kind"): WARNING_KINDS,
     ("splits", "split"): ("train", "val", "test", "excluded"),
+    ("processed_rows", "split"): ("train", "val", "test"),
+    ("processed_rows", "reason"): NOT_FITTING,
     ("training_steps", "stage"): ("sft", "grpo"),
     ("completions", "unscorable_reason"): UNSCORABLE,
     ("predictions", "unscorable_reason"): UNSCORABLE,
@@ -99,6 +102,16 @@ _LIFT = _maybe("lift", _F64, "(mass - chance) / (1 - chance): 0 = a uniform map,
 _POINTING = _maybe("pointing_hit", _BOOL, "whether the map's highest cell lies on the evidence")
 _IOU = _maybe("iou_area", _F64, "overlap (IoU) of the evidence with the map's top cells of the same area")
 _AUROC = _maybe("auroc", _F64, "area under the ROC curve of the cells against the evidence; chance is 0.5")
+
+_PROCESSED_ROWS = pa.schema(
+    [
+        _POLICY_ID,
+        EXAMPLE_ID,
+        IMAGE,
+        _column("split", _TEXT, "the row's side: train, val or test"),
+        *PROCESSED_COLUMNS,
+    ]
+)
 
 _TRAINING_STEPS = pa.schema(
     [
@@ -298,6 +311,7 @@ TABLES: dict[str, pa.Schema] = {
     "source_profiles": SOURCE_PROFILES,
     "source_warnings": SOURCE_WARNINGS,
     "splits": SPLITS,
+    "processed_rows": _PROCESSED_ROWS,
     "training_steps": _TRAINING_STEPS,
     "completions": _COMPLETIONS,
     "predictions": _PREDICTIONS,
@@ -315,6 +329,7 @@ TABLE_DESCRIPTIONS: dict[str, str] = {
     "source_profiles": "one figure about one source",
     "source_warnings": "one sign that a source's boxes were read by the wrong convention",
     "splits": "one example's place",
+    "processed_rows": "one example as a policy's processor makes it, and whether it fits",
     "training_steps": "one optimiser step",
     "completions": "one sampled completion in training",
     "predictions": "one answer of one policy on one held-out example",

@@ -28,6 +28,9 @@ _SELDOM_ALIKE = {
     "boxes": {"example_id", "x1_px", "y1_px", "x2_px", "y2_px"},
 }
 """Columns of large tables whose values are too seldom alike for a dictionary to be worth its making."""
+# A page ends after so many values at the earliest: few pictures, so that a reader need not hold a whole group.
+_VALUES_PER_PAGE = {"images": 8}
+_DEFAULT_VALUES_PER_PAGE = 1_024
 # What a diverging run measured is reported as it was; everywhere else "could not be measured" is null.
 _MAY_BE_NOT_FINITE = {"training_steps"}
 
@@ -158,7 +161,13 @@ class TableWriter:
         self._sizes = self._schema.get_field_index("bytes")
         unlike = _SELDOM_ALIKE.get(name, set()) | {f.name for f in self._schema if pa.types.is_binary(f.type)}
         alike = [column for column in self._schema.names if column not in unlike]
-        self._file = pq.ParquetWriter(target, self._schema, compression="zstd", use_dictionary=alike)
+        self._file = pq.ParquetWriter(
+            target,
+            self._schema,
+            compression="zstd",
+            use_dictionary=alike,
+            write_batch_size=_VALUES_PER_PAGE.get(name, _DEFAULT_VALUES_PER_PAGE),
+        )
         self._waiting: list[pa.Table] = []
         self.n_rows = self._n_waiting = self._n_groups = 0
 

@@ -256,8 +256,29 @@ class InspectSettings(_Checked):
     precision: str = setting("float32", one_of("float32", "bfloat16"))
 
 
+PROMPTS = Allowed(
+    "a list of different system prompts, each a text that is not empty, or null",
+    lambda v: (
+        isinstance(v, list | tuple)
+        and 0 < len(v) == len(set(map(repr, v)))
+        and all(TEXT_OR_NONE.test(p) for p in v)
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ProcessSettings(_Checked):
+    """Every row through the policy's processor. All but the last say what training will do with the rows."""
+
+    system_prompts: tuple[str | None, ...] = setting((None,), PROMPTS)  # None: that of training.conversation
+    max_completion_length: int = setting(512, whole(1))
+    max_image_tokens: int = setting(4096, whole(1))
+    pictures_per_part: int = setting(256, whole(1))  # a killed run loses at most as many
+
+
 STAGES: dict[str, type[_Checked]] = {
     "base": InspectSettings,
+    "process": ProcessSettings,
     "sft": SftSettings,
     "grpo": GrpoSettings,
     "evaluate": EvaluateSettings,

@@ -17,34 +17,41 @@ from training.conversation import SYSTEM_PROMPT, completion_text, messages
 
 
 class PictureError(ValueError):
-    """A picture of the tables cannot be decoded."""
+    """A picture of the tables cannot be used; `reason` is one of storage.processed_columns.NOT_FITTING."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
 
 
 def picture(row: Row) -> Image.Image:
     """The row's picture, upright and RGB, width_px x height_px. Raises PictureError."""
     opened = open_upright(row.image_bytes)
+    whose = f"picture {row.image_sha256} of example {row.example_id}"
     if isinstance(opened, PictureProblem):
-        raise PictureError(f"picture {row.image_sha256} of example {row.example_id}: {opened.detail}")
+        raise PictureError(opened.reason, f"{whose}: {opened.detail}")
     if opened.size_wh != (row.width_px, row.height_px):
         raise PictureError(
-            f"picture {row.image_sha256} of example {row.example_id} is {opened.size_wh}, "
-            f"the table says {(row.width_px, row.height_px)}: its boxes would be misplaced"
+            "unreadable_picture",
+            f"{whose} is {opened.size_wh}, the table says {(row.width_px, row.height_px)}: its boxes would be "
+            "misplaced",
         )
     return Image.fromarray(opened.rgb)
 
 
+def sft_example(row: Row, image: Image.Image, system_prompt: str | None = None) -> dict[str, Any]:
+    """What the cold start learns from a row: prompt, completion (both messages) and image."""
+    said = completion_text(row.reasoning, row.answer)
+    return {
+        "prompt": messages(row.question, _prompt(system_prompt)),
+        "completion": [{"role": "assistant", "content": [{"type": "text", "text": said}]}],
+        "image": image,
+    }
+
+
 def sft_dataset(rows: Sequence[Row], system_prompt: str | None = None) -> Dataset:
     """Columns prompt, completion (both messages) and image; every row must have a reasoning."""
-
-    def build(row: Row) -> dict[str, Any]:
-        said = completion_text(row.reasoning, row.answer)
-        return {
-            "prompt": messages(row.question, _prompt(system_prompt)),
-            "completion": [{"role": "assistant", "content": [{"type": "text", "text": said}]}],
-            "image": picture(row),
-        }
-
-    return _lazy(rows, build)
+    return _lazy(rows, lambda row: sft_example(row, picture(row), system_prompt))
 
 
 def grpo_dataset(rows: Sequence[Row], system_prompt: str | None = None) -> Dataset:

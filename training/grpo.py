@@ -11,10 +11,11 @@ from typing import Any
 from transformers import PrinterCallback
 from trl import GRPOConfig
 
-from storage.rows import Row, rows_from_paths
+from storage.rows import Row
 from storage.tables import encode_table, from_rows
 from training.arguments import fresh_folder, load_for, lora_config, shared_arguments
 from training.checkpoints import CHECKPOINTS, MarkComplete, latest_checkpoint, steps_of, train_from
+from training.chosen_rows import chosen_rows, told
 from training.config import GrpoSettings, StageConfig
 from training.dataset import grpo_dataset
 from training.policy import Policy, save_policy
@@ -34,7 +35,7 @@ _SUMMED_UP = (
 def run(config: StageConfig) -> None:
     """Train, then write the policy, the tables training_steps and completions and, last, the result."""
     settings: GrpoSettings = config.settings
-    rows = _rows(config, settings)
+    rows, out = _rows(config, settings)
     policy = load_for(config)
     checkpoint = latest_checkpoint(config.work_path / CHECKPOINTS)
     progress = Progress(config.work_path, "grpo", steps_of(checkpoint))
@@ -48,19 +49,22 @@ def run(config: StageConfig) -> None:
     lines, sampled = progress.lines.rows(), completions.rows()
     _write_tables(config, lines, sampled)
     outputs = {"policy": "policy", "training_steps": STEPS_TABLE, "completions": COMPLETIONS_TABLE}
-    write_result(config, outputs, _summary(lines, sampled, len(rows)), policy.device.type)
+    write_result(config, outputs, _summary(lines, sampled, len(rows)) | told(out), policy.device.type)
 
 
-def _rows(config: StageConfig, settings: GrpoSettings) -> list[Row]:
-    """Rows of the train split (the first max_rows of them unless 0); StageError when they fill no round."""
-    rows = rows_from_paths(config.tables, "train")
+def _rows(config: StageConfig, settings: GrpoSettings) -> tuple[list[Row], dict[str, str]]:
+    """Rows of the train split that fit (the first max_rows of them unless 0), and why others were left out.
+
+    Raises StageError when they fill no round.
+    """
+    rows, out = chosen_rows(config, "train")
     rows = rows[: settings.max_rows] if settings.max_rows else rows
     if len(rows) < settings.prompts_per_round:
         raise StageError(
             f"the split train gives {len(rows)} rows, a sampling round takes {settings.prompts_per_round}: "
             "add rows, raise settings.max_rows, or lower settings.prompts_per_step or steps_per_generation"
         )
-    return rows
+    return rows, out
 
 
 def make_trainer(

@@ -57,6 +57,16 @@ def _one_picture_each(sample: Sample, n_pictures: int, hint: str = "") -> None:
         )
 
 
+def processed_wh(inputs: Any, layout: Layout, config: Any) -> tuple[int, int]:
+    """Width and height in px of a picture as the model gets it, tiles put together; `layout` is that of `inputs`."""
+    pixels, (grid_h, grid_w) = inputs["pixel_values"], layout.grid_hw
+    if pixels.ndim == 2:  # Qwen's rows of patches
+        side = int(config.vision_config.patch_size) * int(config.vision_config.spatial_merge_size)
+        return grid_w * side, grid_h * side
+    tokens_h, tokens_w = layout.tiles[0].tokens_hw
+    return grid_w * pixels.shape[-1] // tokens_w, grid_h * pixels.shape[-2] // tokens_h
+
+
 def qwen_layout(sample: Sample) -> Layout:
     """Merged patches row by row (qwen2_vl, `Qwen2VLImageProcessor` and the patch merger)."""
     grids = sample.inputs["image_grid_thw"]

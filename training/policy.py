@@ -67,6 +67,30 @@ def load_policy(name: str, device: str | None = None, dtype: torch.dtype | None 
     `device` defaults to cuda where there is one, else cpu; `dtype` to bfloat16 on cuda and float32 on cpu.
     """
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    source, _, family = _described(name)
+    kind = dtype or (torch.bfloat16 if where.startswith("cuda") else torch.float32)
+    model: Any = family.model_class.from_pretrained(source, dtype=kind, use_safetensors=True)
+    return Policy(model.to(where).eval(), family.load_processor(source))
+
+
+@dataclass(frozen=True)
+class NoWeights:
+    """What stands for a model where only its configuration is asked for."""
+
+    config: Any
+
+
+def load_without_weights(name: str) -> Policy:
+    """The processor and the configuration of a policy, named as for `load_policy`; no weight is read.
+
+    Enough for inputs and their layout; the model computes nothing.
+    """
+    source, config, family = _described(name)
+    return Policy(NoWeights(config), family.load_processor(source))
+
+
+def _described(name: str) -> tuple[str, Any, Family]:
+    """Where a policy is loaded from, its configuration and its family. Raises PolicyError."""
     folder = local_folder_of(name)
     if folder and not (folder / "config.json").is_file():
         raise PolicyError(
@@ -76,9 +100,7 @@ def load_policy(name: str, device: str | None = None, dtype: torch.dtype | None 
     config = AutoConfig.from_pretrained(source)
     family = family_of(config.model_type)
     family.check(config)
-    kind = dtype or (torch.bfloat16 if where.startswith("cuda") else torch.float32)
-    model: Any = family.model_class.from_pretrained(source, dtype=kind, use_safetensors=True)
-    return Policy(model.to(where).eval(), family.load_processor(source))
+    return source, config, family
 
 
 def save_policy(policy: Policy, folder: Path) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 from transformers import PrinterCallback
 from trl import SFTConfig
 
-from storage.rows import Row, rows_from_paths
+from storage.rows import Row
 from storage.tables import encode_table, from_rows
 from training.arguments import fresh_folder, load_for, lora_config, shared_arguments
 from training.checkpoints import CHECKPOINTS, MarkComplete, latest_checkpoint, steps_of, train_from
+from training.chosen_rows import chosen_rows, told
 from training.config import SftSettings, StageConfig
 from training.dataset import sft_dataset
 from training.policy import Policy, save_policy
@@ -29,7 +30,7 @@ STEPS_TABLE = "training_steps.parquet"
 def run(config: StageConfig) -> None:
     """Train, then write the policy, the table training_steps and, last, the result."""
     settings: SftSettings = config.settings
-    rows, n_without = _rows(config, "train", settings.max_rows)
+    rows, n_without, out = _rows(config, "train", settings.max_rows)
     policy = load_for(config)
     checkpoint = latest_checkpoint(config.work_path / CHECKPOINTS)
     progress = Progress(config.work_path, "sft", steps_of(checkpoint))
@@ -45,22 +46,23 @@ def run(config: StageConfig) -> None:
     summary: dict[str, Any] = {
         "n_rows": len(rows),
         "n_rows_without_reasoning": n_without,
+        **told(out),
         "n_steps": max(line["step"] for line in lines),
         **first_and_last(lines, ("loss", "token_accuracy", "eval_loss")),
     }
     write_result(config, {"policy": "policy", "training_steps": STEPS_TABLE}, summary, policy.device.type)
 
 
-def _rows(config: StageConfig, split: str, limit: int) -> tuple[list[Row], int]:
-    """Rows of a split that have a reasoning (at most `limit` of them unless 0), and how many have none."""
-    every = rows_from_paths(config.tables, split)
+def _rows(config: StageConfig, split: str, limit: int) -> tuple[list[Row], int, dict[str, str]]:
+    """Rows that fit and have a reasoning (at most `limit` unless 0), how many fit and have none, why others do not."""
+    every, out = chosen_rows(config, split)
     rows = [row for row in every if row.reasoning]
     if split == "train" and not rows:
         raise StageError(
             f"none of the {len(every)} rows of the split {split} has a reasoning; the cold start needs some: "
             "add a source with reasonings, or start GRPO from the base policy"
         )
-    return (rows[:limit] if limit else rows), len(every) - len(rows)
+    return (rows[:limit] if limit else rows), len(every) - len(rows), out
 
 
 def make_trainer(

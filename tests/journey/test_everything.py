@@ -108,7 +108,8 @@ def test_every_policy_has_answers_and_maps(journey: Journey) -> None:
 
 
 def test_every_table_of_the_catalogue_is_filled(journey: Journey) -> None:
-    names = ("images", "examples", "boxes", "splits", "training_steps", "completions", "evaluations")
+    names = ("images", "examples", "boxes", "splits", "processed_rows", "training_steps", "completions")
+    names += ("evaluations",)
     for name in (*names, "artifacts", "lineage_edges"):
         assert query(str(journey.root), f"SELECT count(*) AS n FROM {name}").to_pylist()[0]["n"] > 0, name
     stages = query(

@@ -83,8 +83,8 @@ print(",".join(keys), BLOCKED & set(sys.modules))
     assert keys.split(",") == sorted(
         [
             *("raw/files", "data/images", "data/examples", "data/boxes", "data/quarantine", "data/profile"),
-            "data/splits",
-            *("data/catalog", "policy/base", "policy/cold_start", "policy/grpo", "evidence/predictions"),
+            *("data/splits", "data/catalog", "policy/base", "policy/cold_start", "policy/grpo"),
+            *("policy/processed_rows", "evidence/predictions"),
             *("evidence/saliency_maps", "evidence/comparison", "product/report", "product/champion"),
         ]
     )

@@ -10,6 +10,7 @@ import pytest
 
 from ops.readers import json_arrays
 from ops.readers.json_arrays import NotStreamable, blocks
+from ops.readers.json_files import json_object
 
 SCHEMA = pa.schema([("id", pa.int64()), ("name", pa.string()), ("at", pa.list_(pa.float64()))])
 KINDS = {"rows": SCHEMA, "kinds": None}
@@ -24,7 +25,7 @@ def _read(text: str | bytes) -> tuple[dict[str, list], int]:
         entries = found.setdefault(block.key, [])
         assert block.first == len(entries)
         pieces = [data[at : at + length] for at, length in zip(block.starts, block.lengths, strict=True)]
-        values = [json.loads(piece) for piece in pieces]
+        values = [json.loads(piece, object_pairs_hook=json_object) for piece in pieces]
         if block.columns is not None:
             n_columns += 1
             seen = block.columns.to_pylist()
@@ -225,7 +226,8 @@ def test_broken_bytes_are_read_as_python_reads_them_or_refused(monkeypatch):
             found, _ = _read(bytes(text))
         except NotStreamable:
             continue
-        whole = json.loads(bytes(text).removeprefix(b"\xef\xbb\xbf"))
+        plain = bytes(text).removeprefix(b"\xef\xbb\xbf")
+        whole = json.loads(plain, object_pairs_hook=json_object)
         assert repr(found.get("rows", [])) == repr(whole.get("rows", []))
         n_read += 1
     assert n_read > 100

@@ -59,6 +59,7 @@ def test_every_wrong_setting_is_reported_at_once() -> None:
         "command": "torchrun",
         "sft": {"learning_rate": "fast", "epoch": 3},
         "grpo": {"recipe": "accuracy", "num_generations": 1},
+        "process": {"max_completion_length": 9},
     }
     with pytest.raises(ConfigError) as caught:
         read_profile("mine", wrong)
@@ -72,10 +73,11 @@ def test_every_wrong_setting_is_reported_at_once() -> None:
         "sft.learning_rate = 'fast': want a number above 0",
         "sft.epoch: there is no such setting",
         "grpo.recipe: is set by the partition",
+        "process.max_completion_length: is set by grpo; remove it from the profile",
         "grpo.num_generations = 1: want a whole number of at least 2",
     ):
         assert part in message
-    assert len(caught.value.problems) == 9
+    assert len(caught.value.problems) == 10
 
 
 def test_a_profile_of_ones_own_is_a_file(tmp_path: Path) -> None:

@@ -86,6 +86,35 @@ def test_evidence_sizes_counts_whole_and_nearly_empty_and_leaves_out_what_has_no
     }
 
 
+def test_rows_that_do_not_fit_by_side_and_reason_beside_those_that_do(ledger: Ledger) -> None:
+    def row(
+        example_id: str, split: str, prompt: int | None, reason: str | None = None, **more: object
+    ) -> dict:
+        told = {"fits": reason is None, "reason": reason, "detail": reason and f"of {example_id}"}
+        place = {"policy_id": "base@0", "image_sha256": "s", "example_id": example_id, "split": split}
+        return {**place, "n_prompt_tokens": prompt, **told, **more}
+
+    rows = [
+        row("e1", "train", 30, smallest_box_cells=0.5, n_image_tokens=9),
+        row("e2", "train", 50, smallest_box_cells=2.0, n_image_tokens=7, n_reference_tokens=12),
+        row("e3", "train", 40, smallest_box_cells=1.5),
+        row("e5", "train", 900, "prompt_too_long"),
+        row("e4", "train", 800, "prompt_too_long"),
+        row("e6", "test", None, "undecodable_picture"),
+    ]
+    made = ledger.put_table(
+        Work("by_hand"), "processed_rows", "processed_rows", from_rows("processed_rows", rows)
+    )
+    ledger.point("policy/processed_rows", "", made)
+    build(ledger)
+    answer = query(ledger.store.root, "rows_that_do_not_fit")
+    assert [tuple(each.values()) for each in answer.to_pylist()] == [
+        ("test", "undecodable_picture", 1, None, None, None, None, 0, "e6", "of e6"),
+        ("train", "fits", 3, 40, 50, 9, 12, 1, "e1", None),
+        ("train", "prompt_too_long", 2, 800, 900, None, None, 0, "e4", "of e4"),
+    ]
+
+
 def test_why_no_map(world: SmallWorld) -> None:
     # Each policy has no thought on e3 and a map on e2.
     assert rows(world.ledger, "why_no_map") == [

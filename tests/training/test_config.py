@@ -59,7 +59,7 @@ def test_missing_entries_are_named():
 
 
 def test_unknown_stage_is_refused():
-    with pytest.raises(ConfigError, match="stage = 'dance': want one of base, sft, grpo, evaluate"):
+    with pytest.raises(ConfigError, match="stage = 'dance': want one of base, process, sft, grpo, evaluate"):
         StageConfig.from_dict(config_dict(stage="dance"))
 
 
