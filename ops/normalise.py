@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 
 from ops.ahead import ahead
+from ops.boxes import CONVENTIONS, BoxProblem
 from ops.engines import Engine, LocalEngine
 from ops.lanes import pieces
 from ops.pieces import Piece
-from ops.readers.rows import Origin, Refusal, shown
+from ops.readers.rows import Origin, RawAnnotation, Refusal, shown
 from ops.seen_keys import SeenKeys
 from ops.sources import Source
 from storage.objects import Store
@@ -97,7 +99,8 @@ def normalise_into(source: Source, store: Store, folder: Path, engine: Engine | 
     """Read, check and convert all rows of a source into Parquet files; raises NothingLeft if no example remains.
 
     The engine, by default this process, says where the work is done, and changes no row. Memory does not grow with the
-    source but for some 30 bytes an example and 40 a picture, by which what comes again is known.
+    source but for some 30 bytes an example and 40 a picture, by which what comes again is known, and 200 more for each
+    picture of a source that is taken row by row.
 
     Options of the source: max_pixels and pictures (`ops/picture_rows.py`); clip_boxes (cut boxes at the picture's edge
     instead of refusing them); annotated_size. The size is always that of the upright picture. With "must_agree", the
@@ -130,6 +133,8 @@ class _Gathered:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._images, self._examples = SeenKeys(), SeenKeys()
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._clip = bool(source.options.get("clip_boxes", False))
         self.counts = {"rows_in": 0, "rows_out": 0, "quarantined": 0}
         self.reasons: Counter[str] = Counter()
         self.first_refusal = "none"
@@ -138,14 +143,18 @@ class _Gathered:
         """The rows that a piece adds to each table."""
         rows = piece.examples["source_row"].to_numpy()
         new, first = self._examples.add(piece.examples["example_id"], rows)
-        refused = list(piece.refusals)
-        for row in reversed(np.flatnonzero(~new).tolist()):
-            refused.insert(int(piece.n_before[row]), _double(piece.origins[row], int(first[row])))
+        self._sizes.update(piece.sizes)
+        further = [
+            (int(piece.n_before[row]), _double(piece.origins[row], int(first[row])))
+            for row in np.flatnonzero(~new).tolist()
+        ]
+        judged = [(n, refusal) for n, row in piece.to_judge if (refusal := self._judged(row))]
+        refused = _merged(piece.refusals, sorted([*further, *judged], key=itemgetter(0)))
         new_images, _ = self._images.add(
             piece.images["image_sha256"], np.zeros(piece.images.num_rows, np.int64)
         )
         n_boxes = piece.examples["n_boxes"].to_numpy()
-        self._count(piece.n_raw, int(new.sum()), refused)
+        self._count(piece.n_raw + len(judged), int(new.sum()), refused)
         return {
             "images": piece.images.filter(pa.array(new_images)),
             "examples": piece.examples.filter(pa.array(new)),
@@ -162,6 +171,21 @@ class _Gathered:
         if refused and self.first_refusal == "none":
             origin = refused[0].origin
             self.first_refusal = f"{origin.source_file} row {origin.source_row}: {refused[0].detail}"
+
+    def _judged(self, row: RawAnnotation) -> Refusal | None:
+        """The refusal of an annotation whose box is none; of a picture nobody asks about only its form counts."""
+        size_wh = self._sizes.get(row.picture.file_name)
+        box = CONVENTIONS[row.convention](row.values, size_wh, clip=self._clip)
+        return Refusal(row.origin, "box", box.reason, box.detail) if isinstance(box, BoxProblem) else None
+
+
+def _merged(refusals: Sequence[Refusal], further: Sequence[tuple[int, Refusal]]) -> list[Refusal]:
+    """Refusals with further ones among them, each after so many of the first; those in order."""
+    merged, start = [], 0
+    for n_before, refusal in further:
+        merged += [*refusals[start:n_before], refusal]
+        start = n_before
+    return [*merged, *refusals[start:]]
 
 
 def _double(origin: Origin, first: int) -> Refusal:

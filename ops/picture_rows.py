@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ops.pictures import MAX_PIXELS, PictureProblem, open_upright, phash, pixels_sha256, thumb
+from ops.pictures import MAX_PIXELS, PictureProblem, looks, open_upright, pixels_sha256
 from ops.readers.rows import PictureRef
 from ops.source_files import FileProblem, SourceFiles
 from ops.sources import Source
@@ -169,10 +169,11 @@ class PictureRows:
         seen = open_upright(data, self._max_pixels)
         if isinstance(seen, PictureProblem):
             return Unusable(seen.reason, f"{picture.file_name}: {seen.detail}")
+        small, hashed = looks(seen.rgb)
         row = self._row(picture.file_name, sha256_bytes(data), seen.size_wh) | {
             "pixels_sha256": pixels_sha256(seen.rgb),
-            "thumb": thumb(seen.rgb),
-            "phash": phash(seen.rgb),
+            "thumb": small,
+            "phash": hashed,
             "format": seen.format,
             "n_bytes": len(data),
             "bytes": None if self._how == REFERENCED and picture.data is None else data,

@@ -9,7 +9,6 @@ import hashlib
 import io
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -128,7 +127,7 @@ def thumb(rgb: np.ndarray) -> bytes:
     pixel on a cell's edge counts by the share of it that lies inside. Of a side of 256 px or more, blocks of
     pixels are averaged first.
     """
-    return np.floor(_cells(rgb, THUMB_SIDE_PX) + 0.5).astype(np.uint8).tobytes()
+    return _thumb(_reduced(rgb))
 
 
 def phash(rgb: np.ndarray) -> int | None:
@@ -142,7 +141,21 @@ def phash(rgb: np.ndarray) -> int | None:
     half of the frequencies are next to nothing and would give bits at random. Where the contrast is below
     FLAT all bits would be random: None, the hash tells nothing.
     """
-    low = _DCT @ (_cells(rgb, _HASHED_SIDE) @ LUMA) @ _DCT.T
+    return _phash(_reduced(rgb))
+
+
+def looks(rgb: np.ndarray) -> tuple[bytes, int | None]:
+    """`thumb` and `phash` of a picture, which share the most part of their work."""
+    reduced = _reduced(rgb)
+    return _thumb(reduced), _phash(reduced)
+
+
+def _thumb(reduced: np.ndarray) -> bytes:
+    return np.floor(_cells(reduced, THUMB_SIDE_PX) + 0.5).astype(np.uint8).tobytes()
+
+
+def _phash(reduced: np.ndarray) -> int | None:
+    low = _DCT @ (_cells(reduced, _HASHED_SIDE) @ LUMA) @ _DCT.T
     contrast = float(np.sqrt(np.sum(np.square(low)) - low[0, 0] ** 2))
     if contrast < FLAT * _HASHED_SIDE:  # by Parseval the standard deviation is the contrast over 32
         return None
@@ -151,26 +164,30 @@ def phash(rgb: np.ndarray) -> int | None:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def _cells(rgb: np.ndarray, side: int) -> np.ndarray:
-    """Means of side x side equal cells of the picture: float64 [side, side, 3], 0 to 255."""
+def _reduced(rgb: np.ndarray) -> np.ndarray:
+    """The picture with each side below twice _REDUCED_SIDE_PX, blocks of pixels averaged."""
     height, width = _checked(rgb).shape[:2]
     factors = max(1, width // _REDUCED_SIDE_PX), max(1, height // _REDUCED_SIDE_PX)
-    if factors != (1, 1):
-        rgb = np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).reduce(factors))
-        height, width = rgb.shape[:2]
-    # Whole numbers below 2**53, so the sums are exact and the same on every machine.
-    rows = _shares(height, side) @ rgb.reshape(height, -1).astype(np.float64)
-    columns = rows.reshape(side, width, 3).transpose(0, 2, 1) @ _shares(width, side).T
-    return columns.transpose(0, 2, 1) / (height * width)
+    if factors == (1, 1):
+        return rgb
+    return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).reduce(factors))
 
 
-@lru_cache(maxsize=256)
-def _shares(length: int, side: int) -> np.ndarray:
-    """How much of each of `length` pixels lies in each of `side` cells, in 1/side of a pixel: [side, length]."""
-    cell_edges, pixel_edges = np.arange(side + 1) * length, np.arange(length + 1) * side
-    ends = np.minimum(cell_edges[1:, None], pixel_edges[None, 1:])
-    starts = np.maximum(cell_edges[:-1, None], pixel_edges[None, :-1])
-    return np.maximum(ends - starts, 0).astype(np.float64)
+def _cells(rgb: np.ndarray, side: int) -> np.ndarray:
+    """Means of side x side equal cells: float64 [side, side, 3], 0 to 255. `rgb`: as `_reduced` gives it."""
+    height, width = rgb.shape[:2]
+    rows = _summed(rgb, side, np.int32)
+    return _summed(rows.transpose(1, 0, 2), side, np.int64).transpose(1, 0, 2) / (height * width)
+
+
+def _summed(values: np.ndarray, side: int, kind: type) -> np.ndarray:
+    """Sums over equal parts of the first axis, side of them, in 1/side of an entry; whole numbers, so exact."""
+    length = len(values)
+    before = np.zeros((length + 1, *values.shape[1:]), kind)
+    np.cumsum(values, axis=0, dtype=kind, out=before[1:])
+    whole, part = np.divmod(np.arange(side + 1, dtype=kind) * length, side)
+    cut: np.ndarray = values[np.minimum(whole, length - 1)].astype(kind)
+    return np.diff(side * before[whole] + part[:, None, None].astype(kind) * cut, axis=0)
 
 
 def _checked(rgb: np.ndarray) -> np.ndarray:

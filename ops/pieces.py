@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from ops.readers.rows import Origin, Refusal
+from ops.readers.rows import Origin, RawAnnotation, Refusal
 from storage.tables import empty
 
 _TABLES = ("images", "examples", "boxes")
@@ -30,9 +30,11 @@ class Piece:
     """Tables of the design and the refused rows.
 
     `boxes` stand in the order of their `examples`; `images` are rows of the pictures that `examples` ask about, unless
-    an earlier piece gave them. `n_raw`: raw rows that came in. `n_before`: how many of the refusals stand before each
-    example, int64. `order`: by table, the place of each row's picture, for putting together two pieces about the same
-    stretch of pictures.
+    an earlier piece gave them. `n_raw`: raw rows that came in, `to_judge` not counted. `n_before`: how many of the
+    refusals stand before each example, int64. `order`: by table, the place of each row's picture, for putting together
+    two pieces about the same stretch of pictures. `to_judge`: annotations whose box is still to be judged, each after
+    so many refusals, by the sizes of the pictures that were opened so far; `sizes`: upright width and height in pixels
+    of those that were opened here, by file name.
     """
 
     images: pa.Table
@@ -43,6 +45,8 @@ class Piece:
     origins: Origins
     n_before: np.ndarray
     order: Mapping[str, np.ndarray] = field(default_factory=dict)
+    to_judge: Sequence[tuple[int, RawAnnotation]] = ()
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def nothing() -> Piece:
@@ -69,6 +73,8 @@ def together(one: Piece, other: Piece) -> Piece:
         origins=_Joined(one.origins, other.origins, one.examples.num_rows, taken["examples"]),
         n_before=np.concatenate([one.n_before, other.n_before + len(one.refusals)])[taken["examples"]],
         order=order,
+        to_judge=[*one.to_judge, *((n + len(one.refusals), row) for n, row in other.to_judge)],
+        sizes={**one.sizes, **other.sizes},
     )
 
 

@@ -55,12 +55,6 @@ class RowLane:
                 made = _Made()
         yield made.piece()
 
-    def _judged(self, row: RawAnnotation, opened: Opened | Unusable | None) -> Refusal | None:
-        """The refusal of an annotation whose box is none; of a picture that is none only the box's form counts."""
-        size_wh = opened.size_wh if isinstance(opened, Opened) else None
-        box = CONVENTIONS[row.convention](row.values, size_wh, clip=self._clip)
-        return Refusal(row.origin, "box", box.reason, box.detail) if isinstance(box, BoxProblem) else None
-
     def _take(
         self,
         row: RawRow,
@@ -70,9 +64,7 @@ class RowLane:
     ) -> None:
         made.n_rows += 1
         if isinstance(row, RawAnnotation):
-            refusal = self._judged(row, opened)
-            made.refusals += [refusal] if refusal else []
-            made.n_raw += refusal is not None
+            made.to_judge.append((len(made.refusals), row))
             return
         made.n_raw += 1
         if isinstance(row, Refusal):
@@ -82,6 +74,8 @@ class RowLane:
             if not isinstance(opened, Opened):
                 problem = opened or Unusable("unreadable_file", row.picture.file_name)
                 raise _UnusableError("picture", problem.reason, problem.detail)
+            if row.picture.data is None:
+                made.sizes[row.picture.file_name] = opened.size_wh
             boxes = self._converted(row, opened)
             example, box_rows = self._example(row, opened, boxes)
         except _UnusableError as error:
@@ -140,6 +134,8 @@ class _Made:
 
     def __init__(self) -> None:
         self.refusals: list[Refusal] = []
+        self.to_judge: list[tuple[int, RawAnnotation]] = []
+        self.sizes: dict[str, tuple[int, int]] = {}
         self.n_rows = self.n_raw = self.n_bytes = 0
         self._rows: dict[str, list[dict[str, Any]]] = {"images": [], "examples": [], "boxes": []}
         self._places: dict[str, list[int]] = {name: [] for name in self._rows}
@@ -171,6 +167,8 @@ class _Made:
             n_raw=self.n_raw,
             origins=self._origins,
             n_before=np.array(self._n_before, np.int64),
+            to_judge=self.to_judge,
+            sizes=self.sizes,
             order={name: np.array(places, np.int64) for name, places in self._places.items()},
         )
 
@@ -184,7 +182,7 @@ class _UnusableError(Exception):
 
 
 def _picture_of(row: RawRow) -> PictureRef | None:
-    return None if isinstance(row, Refusal) else row.picture
+    return row.picture if isinstance(row, RawExample) else None
 
 
 def _texts(row: RawExample, boxes: list[Box], others: list[Box], size_wh: tuple[int, int]) -> dict[str, Any]:

@@ -11,17 +11,19 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ops.ahead import ahead
 from ops.readers.coco_scan import DetectionPiece
 from ops.readers.formats import FORMATS
 from ops.readers.rows import RawExample, RawRow
 from ops.source_files import GENERATED, FileProblem, ReadLimits, SourceFiles
 from storage.hub import is_place
-from storage.objects import Store, StoreError, checked_relative, sha256_bytes
+from storage.objects import Store, StoreError, checked_relative, sha256_file
 
 EMBEDDED = Path(__file__).with_name("embedded_sources.yaml")
 MARKER = "generator.json"
@@ -164,13 +166,20 @@ def fingerprint(source: Source, store: Store) -> dict[str, Any]:
     pictures: set[str] = set()
     in_rows: set[bytes] = set()
     written: set[str] = set()
-    for row in FORMATS[source.format].read(files, source):
-        written.add(row.origin.source_file)
-        if isinstance(row, RawExample):
-            if row.picture.data is None:
-                pictures.add(row.picture.file_name)
-            else:
-                in_rows.add(hashlib.sha256(row.picture.data).digest())
+    with tempfile.TemporaryDirectory(prefix="pieces-") as aside:
+        for piece in pieces_of(source, files, Path(aside)):
+            if isinstance(piece, DetectionPiece):
+                written.add(piece.source_file)
+                pictures |= set(piece.asked_about())
+                continue
+            for row in piece:
+                written.add(row.origin.source_file)
+                if isinstance(row, RawExample) and row.picture.data is None:
+                    pictures.add(row.picture.file_name)
+                elif isinstance(row, RawExample) and row.picture.data is not None:
+                    in_rows.add(hashlib.sha256(row.picture.data).digest())
+    if source.options.get("pictures") == "unread":
+        pictures = set()
     further = FORMATS[source.format].file_options.items()
     told |= {name for key, usual in further if (name := source.options.get(key, usual))}
     inside = {name: {file for file in written if file.startswith(f"{name}/")} for name in told}
@@ -182,16 +191,20 @@ def fingerprint(source: Source, store: Store) -> dict[str, Any]:
         "annotation_files": sorted(annotation_files),
         "pictures": sorted(pictures),
         "n_pictures_in_rows": len(in_rows),
-        "files": [_file_entry(files, name) for name in sorted(names)],
+        "files": list(ahead(partial(_file_entry, files), sorted(names), n_threads=4, n_ahead=16)),
         **({"refused_members": refused} if (refused := files.refused_members()) else {}),
     }
 
 
 def _file_entry(files: SourceFiles, name: str) -> dict[str, Any]:
-    data = files.read(name)
-    if isinstance(data, FileProblem):
-        return {"path": name, "n_bytes": None, "sha256": None, "problem": data.reason}
-    return {"path": name, "n_bytes": len(data), "sha256": sha256_bytes(data)}
+    with tempfile.TemporaryDirectory(prefix="hashed-") as folder:
+        path = files.local_copy(name, Path(folder))
+        if isinstance(path, FileProblem):
+            return {"path": name, "n_bytes": None, "sha256": None, "problem": path.reason}
+        try:
+            return {"path": name, "n_bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        except OSError:
+            return {"path": name, "n_bytes": None, "sha256": None, "problem": "unreadable_file"}
 
 
 def _hash(generator: str, settings: Mapping[str, Any]) -> str:

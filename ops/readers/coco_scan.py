@@ -56,6 +56,11 @@ class DetectionPiece:
     boxes: pa.Table
     _scan: "CocoScan"
 
+    def asked_about(self) -> list[str]:
+        """Names of the pictures that anything stands on."""
+        has_boxes = pc.is_in(self.pictures["place"], pc.unique(self.boxes["picture"]))
+        return list(self.pictures["file_name"].filter(has_boxes).to_pylist())
+
     def stretches(self, n_pictures: int) -> Iterator["DetectionPiece"]:
         """The piece in pieces of a few pictures each."""
         of_picture = self.boxes["picture"].to_numpy()

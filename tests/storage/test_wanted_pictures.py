@@ -49,7 +49,7 @@ def test_row_groups_without_a_wanted_picture_are_not_read(tmp_path: Path) -> Non
         pa.set_memory_pool(pool)
     assert len(found) == 1
     assert tracked.max_memory() < 45_000_000
-    assert tracked.max_memory() > 20_000_000  # it did see the reading
+    assert tracked.max_memory() > 200_000  # it did see the reading
 
 
 def test_another_table_is_refused(tmp_path: Path) -> None:
