@@ -171,7 +171,7 @@ class Earlier:
         start, n = 0, 512
         while start < picture:
             yield slice(start, min(start + n, picture))
-            start, n = start + n, 4 * n
+            start, n = start + n, 16 * n
 
     def _within_radius(self, picture: int) -> np.ndarray:
         """The pictures before this one whose hashes differ by at most RADIUS bits, in order, by the bands."""
@@ -203,7 +203,7 @@ class Earlier:
                 first.setdefault(int(group[hit]), hit)
             if len(near):
                 candidates = candidates[~np.isin(group[candidates], list(first))]
-            at_once = min(4 * at_once, _AT_ONCE)
+            at_once = min(16 * at_once, _AT_ONCE)
 
 
 def _within(phashes: np.ndarray, own: np.uint64) -> np.ndarray:
