@@ -77,7 +77,8 @@ def splits(*rows: tuple[str, str, str, str, str]) -> list[dict]:
 
 
 def test_duplicate_pictures_tells_files_pixels_and_near_ones_apart(ledger: Ledger) -> None:
-    # a: its file in meadow under another name (the catalogue keeps the first), its pixels and a near one (2 bits) in loft. b is like nothing.
+    # a: its file in meadow under another name (the catalogue keeps the first), its pixels and a near one (2 bits)
+    # in loft. b is like nothing.
     a, b = ({**small_world.image(name, "harbour"), "phash": 0b1011} for name in ("a.png", "b.png"))
     again = {**a, "image_sha256": "0again", "source": "loft", "file_name": "z.bmp"}
     near = {**again, "image_sha256": "0near", "pixels_sha256": "n", "file_name": "y.jpg", "phash": 0b1110}
