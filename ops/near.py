@@ -34,6 +34,12 @@ _GREY = 6  # red, green and blue of a picture without colour are apart by no mor
 _DARK, _BRIGHT = 8, 245  # values beyond are too dark, or too likely clipped, to tell how a picture was lit
 _LEAST_TELLING = 0.05
 _ROUGH = slice(2, None, 4)  # 4 x 4 of the cells
+_TELLING = slice(1, None, 2)  # 8 x 8 of the cells
+_FEW = 64  # so many pairs are compared at once rather than narrowed
+_SAMPLE = 32
+_LEAST_RULED_OUT = 2  # of the sample, for a value to be worth a look
+_CROWDED = 1 / 3
+_ROUNDING = 0.01  # more than single precision strays
 _AT_ONCE = 4096
 _BITS = 64
 
@@ -43,13 +49,15 @@ class Looks:
     """What is compared of n pictures. Read-only.
 
     `phash` uint64 [n]; `smooth` uint8 [n, 16, 16, 3]: the smoothed thumbnail; `grey` bool [n]: no colour; `rough`
-    int16 [n, 3, 16]: luminance of 16 cells, and its lowest and highest around each.
+    int16 [n, 3, 16]: luminance of 16 cells, and its lowest and highest around each; `telling` uint8 [3, 256, n]: red,
+    green, blue and luminance of 64 cells, and the lowest and highest that one near it has there, however lit.
     """
 
     phash: np.ndarray
     smooth: np.ndarray
     grey: np.ndarray
     rough: np.ndarray
+    telling: np.ndarray
 
     def __len__(self) -> int:
         return len(self.phash)
@@ -63,13 +71,15 @@ def looks_of(phashes: Sequence[int], thumbs: Sequence[bytes]) -> Looks:
     n, side = len(thumbs), THUMB_SIDE_PX
     smooth = np.empty((n, side, side, 3), np.uint8)
     rough = np.empty((n, 3, len(range(side)[_ROUGH]) ** 2), np.int16)
+    telling = np.empty((3, 4 * len(range(side)[_TELLING]) ** 2, n), np.uint8)
     for start in range(0, n, _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         smooth[part] = _smoothed(thumbs[part])
+        telling[:, :, part] = _telling(smooth[part])
         for place, each in enumerate((smooth[part], *_range(smooth[part]))):
             rough[part, place] = np.rint(each[:, _ROUGH, _ROUGH] @ LUMA).reshape(-1, rough.shape[2])
     spread = np.ptp(smooth, axis=3).max(axis=(1, 2), initial=0)
-    return Looks(np.array(phashes, np.uint64), smooth, spread <= _GREY, rough)
+    return Looks(np.array(phashes, np.uint64), smooth, spread <= _GREY, rough, telling)
 
 
 def alike(looks: Looks, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -82,27 +92,95 @@ def alike(looks: Looks, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
     return near
 
 
+def narrowed(looks: Looks, picture: int, candidates: np.ndarray) -> np.ndarray:
+    """The candidates without most of those whose thumbnail is unlike the picture's, in order; no near one is lost.
+
+    Values of the thumbnail are looked at one by one, those first that rule out most of a sample of the candidates.
+    So it hardly matters how many candidates there are, nor in what they differ.
+    """
+    if len(candidates) <= _FEW:
+        return candidates
+    as_grey = looks.grey[candidates] != looks.grey[picture]
+    luminance = 3 * looks.telling.shape[1] // 4
+    if not as_grey.any():
+        return _narrowed(looks, picture, candidates, slice(luminance))
+    parts = (candidates[~as_grey], slice(luminance)), (candidates[as_grey], slice(luminance, None))
+    return np.sort(np.concatenate([_narrowed(looks, picture, part, values) for part, values in parts]))
+
+
+def _narrowed(looks: Looks, picture: int, candidates: np.ndarray, values: slice) -> np.ndarray:
+    telling = looks.telling[:, values]
+    own = telling[:, :, picture, None]
+    while len(candidates) > _FEW:
+        sample = candidates[:: len(candidates) // _SAMPLE]
+        ruled_out = _unlike(own, telling[:, :, sample])
+        useful = []
+        while len(counts := ruled_out.sum(axis=1)) and counts.max() >= _LEAST_RULED_OUT:
+            useful.append(int(counts.argmax()))
+            ruled_out = ruled_out[:, ~ruled_out[useful[-1]]]
+        for value in useful:
+            candidates = candidates[~_unlike(own[:, value], telling[:, value].take(candidates, axis=1))]
+        if not useful:
+            break
+    return candidates
+
+
+def _unlike(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Where a value of one lies beyond what a near one of the other has: bool, of the shape of ones[0] x others[0]."""
+    (a, a_low, a_high), (b, b_low, b_high) = ones, others
+    return np.asarray((a > b_high) | (a < b_low) | (b > a_high) | (b < a_low))
+
+
 class Earlier:
     """Pictures in an order: for each, the earliest ones before it that it is a near duplicate of.
 
     Cut into RADIUS + 1 bands of bits, two hashes within the radius have at least one band in common. So only
-    pictures of the same band are compared, of these mostly the hashes alone, and thumbnails only until a
-    near one is found on each side.
+    pictures of the same band are compared, or, where the bands of a picture are crowded, all before it. Of these
+    mostly the hashes alone are compared, then a few values of the thumbnails (`narrowed`), and whole thumbnails
+    only until a near one is found on each side.
     """
 
     def __init__(self, looks: Looks) -> None:
         self._looks = looks
         self._bands = [_Band.of(looks.phash, first, last) for first, last in _cuts()]
+        shared = sum(np.array(band.place) - np.array(band.start) for band in self._bands)
+        self._crowded = shared > _CROWDED * np.arange(len(looks))
         self._marked = np.zeros(len(looks), bool)
 
-    def within_radius(self, picture: int) -> np.ndarray:
-        """The pictures before this one whose hashes differ by at most RADIUS bits, in order."""
+    def first_near(self, picture: int, group: np.ndarray) -> Mapping[int, int]:
+        """The first picture before this one, of each group, that it is a near duplicate of: group to picture.
+
+        `group`: int [n]; below 0 = not to be found.
+        """
+        first: dict[int, int] = {}
+        parts = self._all_before(picture) if self._crowded[picture] else [slice(0, picture)]
+        for part in parts:
+            wanted = group[part] >= 0
+            for found in first:
+                wanted &= group[part] != found
+            if self._crowded[picture]:
+                wanted &= _within(self._looks.phash[part], self._looks.phash[picture])
+                candidates = part.start + np.flatnonzero(wanted)
+            else:
+                candidates = self._within_radius(picture)
+                candidates = candidates[wanted[candidates]]
+            self._add_first_near(first, picture, candidates, group)
+        return first
+
+    def _all_before(self, picture: int) -> Iterator[slice]:
+        start, n = 0, 512
+        while start < picture:
+            yield slice(start, min(start + n, picture))
+            start, n = start + n, 16 * n
+
+    def _within_radius(self, picture: int) -> np.ndarray:
+        """The pictures before this one whose hashes differ by at most RADIUS bits, in order, by the bands."""
         own = self._looks.phash[picture]
         found = []
         for band in self._bands:
             start, end = band.start[picture], band.place[picture]
             if start < end:
-                close = np.flatnonzero(np.bitwise_count(band.phash[start:end] ^ own) <= RADIUS)
+                close = np.flatnonzero(_within(band.phash[start:end], own))
                 if len(close):
                     found.append(band.order[start:end][close])
         if len(found) < 2:
@@ -113,14 +191,10 @@ class Earlier:
         self._marked[merged] = False
         return merged
 
-    def first_near(self, picture: int, group: np.ndarray) -> Mapping[int, int]:
-        """The first picture before this one, of each group, that it is a near duplicate of: group to picture.
-
-        `group`: int [n]; below 0 = not to be found.
-        """
-        candidates = self.within_radius(picture)
-        candidates = candidates[group[candidates] >= 0]
-        first: dict[int, int] = {}
+    def _add_first_near(
+        self, first: dict[int, int], picture: int, candidates: np.ndarray, group: np.ndarray
+    ) -> None:
+        candidates = narrowed(self._looks, picture, candidates)
         at_once = 8
         while len(candidates):
             part, candidates = candidates[:at_once], candidates[at_once:]
@@ -129,28 +203,52 @@ class Earlier:
                 first.setdefault(int(group[hit]), hit)
             if len(near):
                 candidates = candidates[~np.isin(group[candidates], list(first))]
-            at_once = min(4 * at_once, _AT_ONCE)
-        return first
+            at_once = min(16 * at_once, _AT_ONCE)
+
+
+def _within(phashes: np.ndarray, own: np.uint64) -> np.ndarray:
+    return np.asarray(np.bitwise_count(phashes ^ own) <= RADIUS)
 
 
 def across(looks: Looks, group: np.ndarray) -> Iterator[tuple[int, int]]:
     """All pairs of near duplicates that lie in two groups, each pair once.
 
     `group`: int [n]. Made to check what `Earlier` led to and so of another build: bands are every eleventh bit
-    rather than neighbouring bits, and whole bands are compared, group against group, in no order of pictures.
+    rather than neighbouring bits, and whole bands are compared, group against group, in no order of pictures. What
+    is crowded is compared with everything first.
     """
     every = [sum(1 << bit for bit in range(band, _BITS, RADIUS + 1)) for band in range(RADIUS + 1)]
     masks = [np.uint64(mask) for mask in every]
+    shared = np.zeros(len(looks), np.int64)
+    for mask in masks:
+        _, value, count = np.unique(looks.phash & mask, return_inverse=True, return_counts=True)
+        shared += count[value]
+    crowded = shared > _CROWDED * len(looks)
+    rest = np.flatnonzero(~crowded)
+    yield from _crowded_pairs(looks, group, np.flatnonzero(crowded), rest)
     for band, mask in enumerate(masks):
-        keys = looks.phash & mask
-        order = np.lexsort((group, keys))
+        keys = looks.phash[rest] & mask
+        order = np.lexsort((group[rest], keys))
         edges = np.flatnonzero(np.diff(keys[order])) + 1
-        for members in np.split(order, edges):
+        for members in np.split(rest[order], edges):
             borders = np.flatnonzero(np.diff(group[members])) + 1
             of_group = np.split(members, borders)
             for number, ones in enumerate(of_group[:-1]):
                 others = np.concatenate(of_group[number + 1 :])
                 yield from _pairs(looks, ones, others, masks[:band])
+
+
+def _crowded_pairs(
+    looks: Looks, group: np.ndarray, crowded: np.ndarray, rest: np.ndarray
+) -> Iterator[tuple[int, int]]:
+    """Near duplicates of two groups of which one, or both, are of the crowded."""
+    order = np.concatenate([crowded, rest])
+    phashes, groups = looks.phash[order], group[order]
+    for place, one in enumerate(crowded.tolist(), start=1):
+        close = _within(phashes[place:], looks.phash[one]) & (groups[place:] != group[one])
+        others = narrowed(looks, one, order[place:][close])
+        for other in others[alike(looks, np.full(len(others), one), others)].tolist():
+            yield one, other
 
 
 def _pairs(
@@ -219,16 +317,33 @@ def _range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
+def _telling(smooth: np.ndarray) -> np.ndarray:
+    """Values of some cells, and the least and most that `_agree` lets another have there: uint8 [3, 256, k]."""
+    colours = np.concatenate([smooth, _luminance(smooth)], axis=3)
+    room = TOLERANCE + np.array([*[_ROUNDING] * 3, 3])  # luminance may come out one higher or lower
+    values, low, high = (
+        each[:, _TELLING, _TELLING].astype(np.float64) for each in (colours, *_range(colours))
+    )
+    least = np.ceil(np.maximum(low - room, 0) / MOST_LIT)
+    most = np.floor(np.minimum(high * MOST_LIT + room, 255))
+    stacked = np.stack([values, least, most]).astype(np.uint8)
+    return np.asarray(stacked.transpose(0, 4, 2, 3, 1).reshape(3, -1, len(smooth)))
+
+
+def _luminance(smooth: np.ndarray) -> np.ndarray:
+    return np.asarray(np.floor(smooth @ LUMA + 0.5).astype(np.uint8)[..., None])
+
+
 def _thumbnails_agree(looks: Looks, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
     agree = np.ones(len(ones), bool)
     for cells in (slice(5, 7), slice(None)):  # two cells tell most pictures apart
         left = np.flatnonzero(agree)
         agree[left] = _roughly(looks.rough[ones[left], :, cells], looks.rough[others[left], :, cells])
-    in_grey = looks.grey[ones] != looks.grey[others]
-    for which, weights in ((agree & ~in_grey, None), (agree & in_grey, LUMA)):
+    differ = looks.grey[ones] != looks.grey[others]
+    for which, in_grey in ((agree & ~differ, False), (agree & differ, True)):
         chosen = np.flatnonzero(which)
         if len(chosen):
-            a, b = (_values(looks.smooth[each[chosen]], weights) for each in (ones, others))
+            a, b = (_values(looks.smooth[each[chosen]], in_grey) for each in (ones, others))
             agree[chosen] = _agree(a, b)
     return agree
 
@@ -243,10 +358,10 @@ def _roughly(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return fits
 
 
-def _values(smooth: np.ndarray, weights: np.ndarray | None) -> list[np.ndarray]:
-    """Values, lowest and highest around as float32 [k, 16, 16, 3], or [k, 16, 16, 1] weighted over the colours."""
-    if weights is not None:
-        smooth = np.floor(smooth @ weights + 0.5).astype(np.uint8)[..., None]
+def _values(smooth: np.ndarray, in_grey: bool) -> list[np.ndarray]:
+    """Values, lowest and highest around as float32 [k, 16, 16, 3], or [k, 16, 16, 1] of luminance."""
+    if in_grey:
+        smooth = _luminance(smooth)
     return [each.astype(np.float32) for each in (smooth, *_range(smooth))]
 
 

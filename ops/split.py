@@ -125,9 +125,9 @@ def place(
 ) -> dict[str, Placed]:
     """Side, rule and group of every picture by image_sha256; pictures in the order of delivery, see `assign`.
 
-    Of equal looks only the first is kept and searched. Processor time of 120,000 pictures on one core: 11 s; with
-    20,000 near duplicates among them 31 s; with 20,000 of one hash and thumbnails unlike each other, the worst
-    case and quadratic in their number, 86 s (`python -m tests.benchmarks.near_duplicates`).
+    Of equal looks only the first is kept and searched. Processor time of 120,000 pictures on one core: 12 s; with
+    20,000 near duplicates among them 19 s; with 20,000 of one hash and thumbnails unlike each other 30 s
+    (`python -m tests.benchmarks.near_duplicates`).
     """
     first: dict[str, int] = {}
     first_of_pixels: dict[str, int] = {}

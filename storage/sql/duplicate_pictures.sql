@@ -1,19 +1,19 @@
 -- Which pictures are copies of which, within and across sources: same file, same pixels, or a near duplicate?
--- One row for each picture of a group; the first of a group is what the others are held against.
+-- One row for each picture of a group and each source that asks about it; the first of a group is what the others are held against.
 WITH places AS (
-    SELECT DISTINCT image_sha256, group_sha256, split, split_rule
-    FROM splits
-    WHERE group_sha256 IS NOT NULL
+    SELECT DISTINCT s.image_sha256, s.group_sha256, s.split, s.split_rule, e.source
+    FROM splits AS s
+    JOIN examples AS e USING (example_id)
+    WHERE s.group_sha256 IS NOT NULL
 ),
 members AS (
     SELECT
         p.*,
-        i.source,
         i.file_name,
         i.pixels_sha256,
         i.phash,
         count(*) OVER (PARTITION BY p.group_sha256) AS n_in_group,
-        row_number() OVER (PARTITION BY p.image_sha256 ORDER BY i.source, i.file_name) AS nth_of_file
+        row_number() OVER (PARTITION BY p.image_sha256 ORDER BY p.source <> i.source, p.source) AS nth_of_file
     FROM places AS p
     JOIN images AS i USING (image_sha256)
 )

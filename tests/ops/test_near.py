@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ops.near import Earlier, across, alike, looks_of
-from ops.pictures import phash, thumb
+from ops.near import Earlier, across, alike, looks_of, narrowed
+from ops.pictures import LUMA, phash, thumb
 from tests.ops.delivery import pixels
 
 
@@ -47,3 +47,39 @@ def test_both_searches_find_what_a_plain_loop_finds():
             if (a, b) in found:
                 first.setdefault(int(group[a]), a)
         assert earlier.first_near(b, group) == first
+
+
+def _grey(thumb):
+    return np.repeat(np.rint(thumb.reshape(-1, 3) @ LUMA)[:, None], 3, axis=1).ravel()
+
+
+def test_among_crowded_hashes_both_searches_find_what_a_plain_loop_finds():
+    # Nearly one hash for all, so the bands tell nothing; 40 looks of 4 x 4 squares, lit, with noise, some grey.
+    rng = np.random.default_rng(6)
+    base = rng.integers(30, 220, (40, 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2).reshape(40, 768)
+    hashes, thumbs = [], []
+    for _ in range(500):
+        own = base[rng.integers(40)] * rng.uniform(0.88, 1.0) + rng.integers(-3, 4, 768)
+        own = _grey(own) if rng.random() < 0.3 else own
+        hashes.append(12345 ^ (1 << int(rng.integers(62))))
+        thumbs.append(np.clip(own, 0, 255).astype(np.uint8).tobytes())
+    looks, group = looks_of(hashes, thumbs), rng.integers(-1, 3, 500)
+    near = [alike(looks, np.full(500, k), np.arange(500)) for k in range(500)]
+    for k in range(500):
+        left = narrowed(looks, k, np.arange(500))
+        assert set(np.flatnonzero(near[k])) <= set(left) and (np.diff(left) > 0).all()
+        assert len(left) < 250
+    earlier = Earlier(looks)
+    for k in range(500):
+        before = np.flatnonzero(near[k][:k])
+        assert earlier.first_near(k, group) == {
+            int(g): int(before[group[before] == g][0]) for g in group[before] if g >= 0
+        }
+    pairs = list(across(looks, group))
+    wanted = {
+        (a, b) for b in range(500) for a in np.flatnonzero(near[b][:b]).tolist() if group[a] != group[b]
+    }
+    assert {(min(pair), max(pair)) for pair in pairs} == wanted
+    assert len(pairs) == len(set(pairs)) > 500
+    in_both = [pair for pair in pairs if looks.grey[list(pair)].sum() == 1]
+    assert in_both

@@ -69,6 +69,84 @@ def test_duplicates_across_sources_finds_a_re_encoding_and_the_same_file(ledger:
     }
 
 
+def splits(*rows: tuple[str, str, str, str, str]) -> list[dict]:
+    return [
+        dict(zip(("example_id", "image_sha256", "split", "split_rule", "group_sha256"), row, strict=True))
+        for row in rows
+    ]
+
+
+def test_duplicate_pictures_tells_files_pixels_and_near_ones_apart(ledger: Ledger) -> None:
+    # a: its file in meadow under another name (the catalogue keeps the first), its pixels and a near one (2 bits)
+    # in loft. b is like nothing.
+    a, b = ({**small_world.image(name, "harbour"), "phash": 0b1011} for name in ("a.png", "b.png"))
+    again = {**a, "image_sha256": "0again", "source": "loft", "file_name": "z.bmp"}
+    near = {**again, "image_sha256": "0near", "pixels_sha256": "n", "file_name": "y.jpg", "phash": 0b1110}
+    put(ledger, "images", "harbour", [a, b])
+    put(ledger, "images", "loft", [again, near])
+    put(ledger, "images", "meadow", [{**a, "source": "meadow", "file_name": "other.png"}])
+    first = a["image_sha256"]
+    rows_ = splits(
+        ("e1", first, "train", "content_hash", first),
+        ("e2", first, "train", "content_hash", first),
+        ("m1", first, "train", "content_hash", first),
+        ("e3", "0again", "train", "same_pixels", first),
+        ("e4", "0near", "excluded", "near_two_sides", first),
+        ("e5", b["image_sha256"], "test", "content_hash", b["image_sha256"]),
+    )
+    sources = {"e1": "harbour", "e2": "harbour", "m1": "meadow", "e3": "loft", "e4": "loft", "e5": "harbour"}
+    for source in ("harbour", "loft", "meadow"):
+        put(ledger, "examples", source, [example(e, source) for e, own in sources.items() if own == source])
+    put(ledger, "splits", "", rows_)
+    columns = ("likeness", "bits_apart", "source", "file_name", "split", "split_rule")
+    found = rows(ledger, "duplicate_pictures")
+    assert [tuple(row[c] for c in columns) for row in found] == [
+        ("first", 0, "harbour", "a.png", "train", "content_hash"),
+        ("near duplicate", 2, "loft", "y.jpg", "excluded", "near_two_sides"),
+        ("same pixels", 0, "loft", "z.bmp", "train", "same_pixels"),
+        ("same file", 0, "meadow", "a.png", "train", "content_hash"),
+    ]
+    assert {(row["first_picture"], row["n_in_group"]) for row in found} == {(first, 4)}
+
+
+def test_split_strata_counts_draws_and_shows_a_missing_side(ledger: Ledger) -> None:
+    # harbour: p1 (asked twice), p2, p3 of words, p4 of a number. meadow: a copy of p1, p6; p5 is excluded and p7
+    # marked. Draws p1, p2, p4 in train, p3 in test, p6 in val: shares of all 0.6, 0.2, 0.2.
+    asked = [
+        *(example(f"h{n}", "harbour", image_sha256=p) for n, p in enumerate(["p1", "p1", "p2", "p3"])),
+        example("h4", "harbour", image_sha256="p4", answer_type="number"),
+    ]
+    there = [example(f"m{n}", "meadow", image_sha256=p) for n, p in enumerate(["copy", "p5", "p6"])]
+    there.append(example("m3", "meadow", image_sha256="p7", slice="conflict"))
+    put(ledger, "examples", "harbour", asked)
+    put(ledger, "examples", "meadow", there)
+    sides = {"p1": "train", "copy": "train", "p2": "train", "p3": "test", "p4": "train", "p5": "excluded"}
+    sides |= {"p6": "val", "p7": "test"}
+    placed = [
+        (e["example_id"], e["image_sha256"], sides[e["image_sha256"]], "content_hash", e["image_sha256"])
+        for e in [*asked, *there]
+    ]
+    placed = [row if row[1] != "copy" else (*row[:3], "near_duplicate", "p1") for row in placed]
+    put(ledger, "splits", "", splits(*placed))
+    found = rows(ledger, "split_strata")
+    columns = ("source", "answer_type", "split", "n", "n_of_stratum")
+    assert [tuple(row[c] for c in columns) for row in found] == [
+        ("harbour", "number", "test", 0, 1),
+        ("harbour", "number", "train", 1, 1),
+        ("harbour", "number", "val", 0, 1),
+        ("harbour", "word", "test", 1, 3),
+        ("harbour", "word", "train", 2, 3),
+        ("harbour", "word", "val", 0, 3),
+        ("meadow", "word", "test", 0, 2),
+        ("meadow", "word", "train", 1, 2),
+        ("meadow", "word", "val", 1, 2),
+    ]
+    assert [row["share_of_all"] for row in found] == pytest.approx([0.2, 0.6, 0.2] * 3)
+    # (share - share of all) / sqrt(share of all * (1 - share of all) / n_of_stratum), such as (0 - 0.2) / 0.4
+    wanted = [-0.5, 0.8165, -0.5, 0.5774, 0.2357, -0.8660, -0.7071, -0.2887, 1.0607]
+    assert [row["sigmas"] for row in found] == pytest.approx(wanted, abs=1e-4)
+
+
 def test_evidence_sizes_counts_whole_and_nearly_empty_and_leaves_out_what_has_no_box(ledger: Ledger) -> None:
     # Of 4 with boxes: 0.97 is nearly all, 0.0004 and 0.0008 nearly nothing; median (0.0008 + 0.3) / 2 = 0.1504.
     areas = {"e1": 0.97, "e2": 0.0008, "e3": 0.3, "e4": 0.0004}
