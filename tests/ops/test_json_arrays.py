@@ -159,6 +159,16 @@ def test_what_has_to_be_read_whole_says_so(text, size, monkeypatch):
         _read(text)
 
 
+def test_lists_of_objects_that_follow_each_other_are_kept_apart(monkeypatch):
+    rows, kinds = ([{"id": n, "name": word} for n in range(9)] for word in ("row", "kind"))
+    for size in (60, 200, 100_000):
+        monkeypatch.setattr(json_arrays, "BLOCK_BYTES", size)
+        found, _ = _read(
+            json.dumps({"rows": rows, "kinds": kinds, "other": [{"id": 1}, {"id": 2}, {"id": 3}]})
+        )
+        assert found == {"rows": rows, "kinds": kinds}
+
+
 def test_empty_objects_and_arrays_and_a_mark_in_front(monkeypatch):
     assert _read("{}") == ({}, 0)
     assert _read(' {"rows" : [ ] , "kinds":[]} \n') == ({"rows": [], "kinds": []}, 0)

@@ -78,7 +78,8 @@ def _file(seed: int) -> dict:
         width, height = SIZES[names[(image - 10) % 4]]
         x, y = round(draw.uniform(0, width * 0.6), 2), round(draw.uniform(0, height * 0.6), 2)
         bbox = [x, y, round(width * 0.3, 1), draw.choice([1, 2, 0.3 * height])]
-        boxes.append(_box(number, image, bbox, draw.choice([1, 1, 2, 3, 4])))
+        half = [[x, y, x + bbox[2] / 2, y, x + bbox[2] / 2, y + bbox[3]]]
+        boxes.append(_box(number, image, bbox, draw.choice([1, 1, 2, 3, 4]), segmentation=half))
     odd = [
         _box(70, 12, None),
         _box(71, 12, [1, 1, -1, 1]),
@@ -138,7 +139,14 @@ def _both(tmp_path, monkeypatch, **options):
 
 @pytest.mark.parametrize("layout", DUMPS)
 @pytest.mark.parametrize(
-    "options", [{}, {"clip_boxes": True}, {"pictures": "unread"}, {"annotated_size": "ignore"}]
+    "options",
+    [
+        {},
+        {"clip_boxes": True},
+        {"pictures": "unread"},
+        {"annotated_size": "ignore"},
+        {"boxes_from": "segmentation"},
+    ],
 )
 def test_columns_give_what_rows_give(layout, options, tmp_path, monkeypatch):
     for seed in range(8):

@@ -299,6 +299,31 @@ def test_boxes_are_clipped_only_when_asked_for(tmp_path):
     assert tables.examples["evidence_area_frac"][0].as_py() == pytest.approx(2 * 2 / 35)
 
 
+def test_a_picture_whose_first_question_is_refused_is_stored_with_the_second(tmp_path):
+    flat = {"id": 2, "image_id": 1, "category_id": 1, "bbox": [1, 1, 0, 2]}
+    bad = [question(1, [2], answer=f"{number}") for number in range(30)]  # more than are opened ahead
+    tables = _asked(tmp_path, [*bad, question()], boxes=[flat])
+    assert tables.images["bytes"].to_pylist() == [encoded(pixels())]
+    assert tables.examples["source_row"].to_pylist() == [30]
+
+
+def test_what_comes_again_takes_its_own_boxes_along(tmp_path):
+    more = {"id": 2, "image_id": 1, "category_id": 2, "bbox": [3, 1, 2, 2]}
+    rows = [
+        question(1, [1, 2], answer="both"),
+        question(),
+        question(1, [1, 2], answer="both"),
+        question(1, [2]),
+    ]
+    tables = _asked(tmp_path, rows, boxes=[more])
+    assert refused(tables) == [("questions.jsonl", 2, "duplicate_example")]
+    of_example = dict(zip(tables.examples["example_id"].to_pylist(), (0, 1, 3), strict=True))
+    found = [
+        (of_example[row["example_id"]], row["box_index"], row["label"]) for row in tables.boxes.to_pylist()
+    ]
+    assert found == [(0, 0, "cup"), (0, 1, "plate"), (1, 0, "cup"), (3, 0, "plate")]
+
+
 def test_one_picture_under_two_names_is_one_row(tmp_path):
     write(tmp_path, "shelf/copy.png", encoded(pixels()))
     box = {"id": 2, "image_id": 2, "category_id": 1, "bbox": [0, 0, 1, 1]}
