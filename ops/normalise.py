@@ -156,9 +156,9 @@ class _Gathered:
         n_boxes = piece.examples["n_boxes"].to_numpy()
         self._count(piece.n_raw + len(judged), int(new.sum()), refused)
         return {
-            "images": piece.images.filter(pa.array(new_images)),
-            "examples": piece.examples.filter(pa.array(new)),
-            "boxes": piece.boxes.filter(pa.array(np.repeat(new, n_boxes))),
+            "images": _only(piece.images, new_images),
+            "examples": _only(piece.examples, new),
+            "boxes": _only(piece.boxes, np.repeat(new, n_boxes)),
             "quarantine": from_rows(
                 "quarantine", [_refused_row(self._source.name, each) for each in refused]
             ),
@@ -177,6 +177,10 @@ class _Gathered:
         size_wh = self._sizes.get(row.picture.file_name)
         box = CONVENTIONS[row.convention](row.values, size_wh, clip=self._clip)
         return Refusal(row.origin, "box", box.reason, box.detail) if isinstance(box, BoxProblem) else None
+
+
+def _only(table: pa.Table, wanted: np.ndarray) -> pa.Table:
+    return table if wanted.all() else table.filter(pa.array(wanted))
 
 
 def _merged(refusals: Sequence[Refusal], further: Sequence[tuple[int, Refusal]]) -> list[Refusal]:

@@ -315,8 +315,12 @@ def test_what_comes_again_takes_its_own_boxes_along(tmp_path):
         question(1, [1, 2], answer="both"),
         question(1, [2]),
     ]
-    tables = _asked(tmp_path, rows, boxes=[more])
-    assert refused(tables) == [("questions.jsonl", 2, "duplicate_example")]
+    tables = _asked(tmp_path, [*rows, question(9), question()], boxes=[more])
+    assert refused(tables) == [
+        ("questions.jsonl", 2, "duplicate_example"),
+        ("questions.jsonl", 4, "unknown_image"),
+        ("questions.jsonl", 5, "duplicate_example"),
+    ]
     of_example = dict(zip(tables.examples["example_id"].to_pylist(), (0, 1, 3), strict=True))
     found = [
         (of_example[row["example_id"]], row["box_index"], row["label"]) for row in tables.boxes.to_pylist()
