@@ -66,6 +66,13 @@ def _waiting(world: SmallWorld, home: Path) -> subprocess.Popen[str]:
     return process
 
 
+def _last_words(process: subprocess.Popen[str], seconds: float) -> str:
+    try:
+        return process.communicate(timeout=seconds)[1]
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("how", ["a signal", "the end of the holder"])
 def test_a_wait_for_a_pool_ends_with(world: SmallWorld, how: str) -> None:
     """The holder lives and keeps the slot: a signal ends the wait. It is gone: the slot is free, the step is done."""
@@ -82,7 +89,7 @@ def test_a_wait_for_a_pool_ends_with(world: SmallWorld, how: str) -> None:
             process = _waiting(world, home)
             if how == "a signal":
                 process.send_signal(signal.SIGTERM)
-                told = process.communicate(timeout=20)[1]
+                told = _last_words(process, 20)
         if how == "a signal":
             assert process.returncode == 130, told
             assert "run it again" in told.splitlines()[-1]
@@ -90,7 +97,7 @@ def test_a_wait_for_a_pool_ends_with(world: SmallWorld, how: str) -> None:
                 run.run_id
             ]
         else:
-            told = process.communicate(timeout=60)[1]
+            told = _last_words(process, 60)
             assert process.returncode == 0, told
             assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE  # type: ignore[union-attr]
             assert not storage.get_concurrency_info("catalog").active_run_ids
