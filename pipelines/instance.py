@@ -62,12 +62,27 @@ def opened(home: Path) -> Iterator[dg.DagsterInstance]:
     """The instance at a home; one process at a time makes its databases, which Dagster leaves to luck."""
     with (home / "opening.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        instance = dg.DagsterInstance.from_config(str(home))
+        with _told_to_dagster(home):
+            instance = dg.DagsterInstance.from_config(str(home))
         instance.get_dynamic_partitions(
             str(SOURCES.name)
         )  # makes the index of events, which waits for its first use
     with instance:
         yield instance
+
+
+@contextmanager
+def _told_to_dagster(home: Path) -> Iterator[None]:
+    """DAGSTER_HOME is this home inside the block: `dagster.yaml` refers to it."""
+    before = os.environ.get("DAGSTER_HOME")
+    os.environ["DAGSTER_HOME"] = str(home)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["DAGSTER_HOME"]
+        else:
+            os.environ["DAGSTER_HOME"] = before
 
 
 def sync_sources(instance: dg.DagsterInstance, names: Sequence[str]) -> list[str]:

@@ -185,8 +185,10 @@ def reason(result: dg.ExecuteInProcessResult) -> str:
 
 
 def was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether a signal ended the run: the orchestrator turns it into a failure of the step."""
-    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    """Whether a signal ended the run: the orchestrator turns it into a failure of the step, or of a run that waits."""
+    events = result.all_events
+    errors = [event.step_failure_data.error for event in events if event.is_step_failure]
+    errors += [event.job_failure_data.error for event in events if event.is_job_failure]
     return any(error and error.cls_name == "DagsterExecutionInterruptedError" for error in errors)
 
 

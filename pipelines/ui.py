@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import dagster as dg
-
 from ops.sources import SourceError
-from pipelines.instance import prepared_home, sync_sources
+from pipelines.instance import opened, prepared_home, sync_sources
 from pipelines.resources import environment_of, read
 from storage.settings import Settings, SettingsError
 from training.config import ConfigError
@@ -35,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     home = prepared_home(given.settings)
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with opened(home) as instance:
         sync_sources(instance, list(given.sources))
     os.environ.update(environment_of(given.settings), DAGSTER_HOME=str(home))
     # A shell that starts us in the background leaves SIGINT ignored, and dagster would hand that on to all

@@ -367,6 +367,7 @@ def _reach_s3(connection: duckdb.DuckDBPyConnection, root: str) -> None:
     given = {name: value for name, value in options.items() if value is not None}
     folder = Path(next(iter(duckdb_extension_httpfs.__path__)))
     extension = folder / "extensions" / f"v{duckdb.__version__}" / "httpfs.duckdb_extension"
+    connection.execute("SET autoinstall_known_extensions = false")
     connection.execute(f"LOAD {_quoted(os.fspath(extension))}")
     limits = S3Limits.from_environment()
     connection.execute(f"SET http_timeout = {max(1, round(limits.read_timeout_s))}")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import boto3
 import pytest
 
 from storage.catalog import build, problems
@@ -14,6 +15,7 @@ from storage.objects import Store
 from tests.ops.rosetta_answers import SETS
 from tests.ops.rosetta_set import put_pictures
 from tests.ops.rosetta_writers import DETECTIONS
+from tests.s3_server import clients_of
 
 TOP = Path(__file__).resolve().parents[2]
 # Nine questions about two pictures, six boxes; of the cups of the first picture two are one answer's evidence.
@@ -51,7 +53,11 @@ def _at_once(commands: list[list[str]], environment: dict[str, str]) -> list[tup
         )
         for command in commands
     ]
-    said = [process.communicate()[0] for process in started]
+    try:
+        said = [process.communicate(timeout=120)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
     return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
 
 
@@ -105,3 +111,38 @@ def test_two_processes_store_the_same_tables_in_step(root, sources, tmp_path):
     ledger = Ledger(Store(root, cache_dir=tmp_path / "cache"))
     build(ledger)
     assert problems(ledger) == []
+
+
+def _one_in_a_bucket(sound_s3: str, tmp_path: Path) -> tuple[str, dict[str, str]]:
+    """A new bucket's root, and the environment of processes of which each finds the server, with one home."""
+    bucket = tmp_path.name.replace("_", "-")
+    boto3.client("s3", endpoint_url=sound_s3).create_bucket(Bucket=bucket)
+    return f"s3://{bucket}/root", {"SALIENCY_R1_CACHE": str(tmp_path / "cache")}
+
+
+def test_two_processes_store_the_same_tables_in_a_bucket(sound_s3, sources, tmp_path, monkeypatch):
+    with clients_of(sound_s3, tmp_path, monkeypatch):
+        bucket, _ = _one_in_a_bucket(sound_s3, tmp_path)
+        test_two_processes_store_the_same_tables_in_step(bucket, sources, tmp_path)
+
+
+RUN = [sys.executable, "-m", "pipelines.run", "prepare_data"]
+
+
+def test_two_runners_on_one_root_both_end_with_one_right_result(root, sources, tmp_path):
+    told = {"SALIENCY_R1_ROOT": root, "SALIENCY_R1_SOURCES": str(sources)}
+    for code, said in _at_once([RUN, RUN], told):
+        assert code == 0, said
+    _is_right(root, tmp_path)
+    assert problems(Ledger(Store(root, cache_dir=tmp_path / "cache"))) == []
+
+
+def test_two_runners_on_one_bucket_both_end_with_one_right_result(sound_s3, sources, tmp_path, monkeypatch):
+    """Each has the local folder of the bucket's root, and so the pools, in common."""
+    with clients_of(sound_s3, tmp_path, monkeypatch):
+        bucket, told = _one_in_a_bucket(sound_s3, tmp_path)
+        told |= {"SALIENCY_R1_ROOT": bucket, "SALIENCY_R1_SOURCES": str(sources)}
+        for code, said in _at_once([RUN, RUN], told):
+            assert code == 0, said
+        _is_right(bucket, tmp_path)
+        assert problems(Ledger(Store(bucket, cache_dir=tmp_path / "cache"))) == []

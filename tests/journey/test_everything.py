@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pipelines.instance import prepared_home
+from pipelines.instance import opened, prepared_home
 from storage.catalog import query
 from storage.lineage import Ledger, unbroken
 from storage.objects import Store
@@ -160,7 +160,7 @@ def test_the_report_and_the_decision_are_there(journey: Journey) -> None:
 
 def test_the_ui_has_the_same_runs_and_the_curves(journey: Journey) -> None:
     settings = Settings(root=str(journey.root), sources_file=None, profile="tiny")
-    with dg.DagsterInstance.from_config(str(prepared_home(settings))) as instance:
+    with opened(prepared_home(settings)) as instance:
         runs = [(run.job_name, run.tags.get("dagster/partition")) for run in instance.get_runs()][::-1]
         key = dg.AssetKey(["policy", "grpo"])
         filters = dg.AssetRecordsFilter(asset_key=key, asset_partitions=["saliency_r1"])

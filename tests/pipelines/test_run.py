@@ -10,7 +10,15 @@ import dagster as dg
 import pytest
 
 from pipelines import run
-from pipelines.instance import RUNNER_TAG, holders, prepared_home, runner_alive, sweep_dead_runs, sync_sources
+from pipelines.instance import (
+    RUNNER_TAG,
+    holders,
+    opened,
+    prepared_home,
+    runner_alive,
+    sweep_dead_runs,
+    sync_sources,
+)
 from tests.assets.small_source import write_sources_file
 from tests.assets.small_world import NORMALISED, SmallWorld
 from tests.pipelines.test_launchers import is_alive, until
@@ -99,7 +107,7 @@ def test_a_source_that_left_the_list_leaves_partitions_and_handles(
     assert told[0] == f"[1/2] raw/files, {', '.join(NORMALISED)}, data/profile [blocks]"
     assert told[1].endswith(" s, unchanged")
     assert sorted(world.ledger.current_all("data/images")) == ["blocks"]
-    with dg.DagsterInstance.from_config(str(prepared_home(world.settings))) as instance:
+    with opened(prepared_home(world.settings)) as instance:
         assert instance.get_dynamic_partitions("source") == ["blocks"]
 
 
@@ -135,7 +143,7 @@ sys.exit(run.main(["train", "--profile", {str(tmp_path / "scripted.yaml")!r}]))
     assert told.splitlines()[-1] == "interrupted: train stopped; run it again to go on where it was"
     while is_alive(pid):
         time.sleep(0.02)
-    with dg.DagsterInstance.from_config(str(prepared_home(world.settings))) as instance:
+    with opened(prepared_home(world.settings)) as instance:
         assert [run.status for run in instance.get_runs() if not run.is_finished] == []
         assert instance.event_log_storage.get_concurrency_info("gpu").slot_count == 1
         assert not instance.event_log_storage.get_concurrency_info("gpu").active_run_ids
@@ -145,7 +153,7 @@ sys.exit(run.main(["train", "--profile", {str(tmp_path / "scripted.yaml")!r}]))
 def test_runs_of_a_killed_runner_are_swept(world: SmallWorld) -> None:
     """One run of a runner that is gone, one of a runner that is alive: only the first is ended."""
     home = prepared_home(world.settings)
-    with dg.DagsterInstance.from_config(str(home)) as instance, runner_alive(home) as alive:
+    with opened(home) as instance, runner_alive(home) as alive:
         dead = dg.DagsterRun(
             job_name="train", status=dg.DagsterRunStatus.STARTED, tags={RUNNER_TAG: "1-gone"}
         )

@@ -12,7 +12,7 @@ import pytest
 
 from ops.steps import Headless
 from pipelines.definitions import build_defs
-from pipelines.instance import prepared_home
+from pipelines.instance import opened, prepared_home
 from pipelines.resources import environment_of
 from tests.assets.small_source import write_source
 from tests.assets.small_world import NORMALISED, SmallWorld
@@ -90,7 +90,7 @@ def test_the_schedule_asks_for_the_retraining_job(world: SmallWorld, instance: d
 def test_the_retraining_job_works_through_the_partitions(world: SmallWorld) -> None:
     """The target of schedule and sensor for real, on the data half; its runs are on the same instance."""
     home = prepared_home(world.settings)
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with opened(home) as instance:
         result = (
             build_defs(given=world.given)
             .resolve_job_def("retrain")
