@@ -10,8 +10,8 @@ import pyarrow as pa
 from ops.contact_sheet import MOST_REFUSED, Shown, candidates, chosen, draw, refused
 from ops.convention_check import told_convention
 from ops.pictures import MAX_PIXELS, Picture, open_upright
-from ops.source_files import FileProblem, SourceFiles
-from ops.sources import Source
+from ops.source_files import FileProblem
+from ops.sources import Source, files_of
 from storage.objects import Store
 from storage.rows import RowsError, pictures_by_sha256
 
@@ -39,7 +39,7 @@ def _refused(
     convention = told_convention(source.format, source.options)
     if convention is None:
         return []
-    files, out = SourceFiles(source.location, store), []
+    files, out = files_of(source, store), []
     for candidate in candidates(quarantine, source.options.get("images", "")):
         for name in candidate.names:
             data = files.read(name)

@@ -112,16 +112,13 @@ def files_of(source: Source, store: Store) -> SourceFiles:
     return SourceFiles(source.location, store, ReadLimits(**told))
 
 
-def rows_of(source: Source, store: Store) -> Iterator[RawRow]:
-    """The raw rows of a source in file order, by the reader of its format."""
-    files = files_of(source, store)
-    return FORMATS[source.format].read(files, source)
-
-
 def pieces_of(
     source: Source, files: SourceFiles, folder: Path
 ) -> Iterator[DetectionPiece | Iterator[RawRow]]:
-    """The same rows in pieces, as columns where the format's reader can; `folder` takes what is laid aside."""
+    """The raw rows of a source in pieces, by its format's reader, as columns where that can.
+
+    `folder` takes what is laid aside meanwhile.
+    """
     yield from FORMATS[source.format].pieces(files, source, folder)
 
 

@@ -6,21 +6,25 @@ Examples, boxes and places stay in Arrow; pictures are read a few at a time. Who
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from storage.objects import read_uri
-from storage.rows import Row, RowsError, bring
+from storage.rows import (
+    IMAGE_COLUMNS,
+    PICTURES_AT_ONCE,
+    Row,
+    RowsError,
+    bring,
+    brought,
+    opened,
+    read_all,
+    row_of,
+)
 from storage.tables import read_table
-
-_PICTURES_AT_ONCE = 16
-_IMAGE_COLUMNS = ["image_sha256", "uri", "width_px", "height_px", "bytes"]
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,9 @@ class RowsByPicture:
         self, paths: Mapping[str, Sequence[str]], splits: Sequence[str], *, root: str | None = None
     ) -> None:
         self._images, self._root = paths["images"], root
-        placed = _read(paths["splits"], "splits", ["example_id", "split"])
+        placed = read_all(paths["splits"], "splits", ["example_id", "split"])
         placed = placed.filter(pc.is_in(placed["split"], value_set=pa.array(splits, type=pa.string())))
-        examples = _read(paths["examples"], "examples")
+        examples = read_all(paths["examples"], "examples")
         places = pc.index_in(examples["example_id"], value_set=placed["example_id"].combine_chunks())
         examples = examples.append_column("split", placed["split"].combine_chunks().take(places))
         examples = examples.filter(pc.is_valid(places))
@@ -56,7 +60,7 @@ class RowsByPicture:
         if len(pc.unique(self._examples["example_id"])) < placed.num_rows:
             lost = placed.num_rows - len(pc.unique(self._examples["example_id"]))
             raise RowsError(f"{lost} of {placed.num_rows} examples with a place are in no examples table")
-        boxes = _read(
+        boxes = read_all(
             paths["boxes"], "boxes", ["example_id", "box_index", "x1_px", "y1_px", "x2_px", "y2_px"]
         )
         ids = self._examples["example_id"].combine_chunks()
@@ -97,7 +101,7 @@ class RowsByPicture:
         names, starts = self._pictures
         met, n_met = np.zeros(len(names), dtype=bool), 0
         for path in self._images:
-            source = _opened(path)
+            source = brought(path)
             listed = read_table(source, ["image_sha256"], name="images")["image_sha256"]
             places = pc.fill_null(
                 pc.index_in(listed, value_set=names), -1
@@ -118,50 +122,17 @@ class RowsByPicture:
 
     def _built(self, record: dict[str, Any], start: int, stop: int) -> PictureRows:
         problem = bring(record, self._root) if record["bytes"] is None else None
+        picture = record | {"bytes": record["bytes"] or b""}
         rows, splits = [], []
         for place, example in enumerate(self._examples.slice(start, stop - start).to_pylist(), start=start):
             around = self._corners[self._first_box[place] : self._first_box[place + 1]]
             splits.append(example["split"])
-            rows.append(
-                Row(
-                    image_bytes=record["bytes"] or b"",
-                    width_px=record["width_px"],
-                    height_px=record["height_px"],
-                    boxes=tuple(tuple(box) for box in around.tolist()),
-                    accepted_answers=tuple(example["accepted_answers"]),
-                    **{name: example[name] for name in _PLAIN},
-                )
-            )
+            rows.append(row_of(example, picture, tuple(tuple(box) for box in around.tolist())))
         return PictureRows(tuple(rows), tuple(splits), problem)
-
-
-_PLAIN = (
-    *(
-        "example_id",
-        "image_sha256",
-        "question",
-        "answer",
-        "answer_type",
-        "question_kind",
-        "slice",
-        "condition",
-    ),
-    *("reasoning", "source"),
-)
-
-
-def _read(paths: Sequence[str], name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    return pa.concat_tables([read_table(_opened(path), columns, name=name) for path in paths])
-
-
-def _opened(path: str) -> bytes | str:
-    return read_uri(path) if path.startswith("s3://") else path
 
 
 def _image_records(source: bytes | str) -> Iterator[dict[str, Any]]:
     """The rows of an images table, a few in memory at a time; a page of the file is read when it is wanted."""
-    where = BytesIO(source) if isinstance(source, bytes) else source
-    # Without read-ahead, which would hold the pictures of a whole row group.
-    with pq.ParquetFile(where, buffer_size=1 << 20, pre_buffer=False) as file:
-        for batch in file.iter_batches(batch_size=_PICTURES_AT_ONCE, columns=_IMAGE_COLUMNS):
+    with opened(source) as file:
+        for batch in file.iter_batches(PICTURES_AT_ONCE, columns=IMAGE_COLUMNS):
             yield from batch.to_pylist()

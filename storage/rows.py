@@ -18,7 +18,8 @@ from storage.objects import Store, StoreError, read_uri, sha256_bytes
 from storage.reading import read_address
 from storage.tables import read_table
 
-_PICTURES_AT_ONCE = 16
+PICTURES_AT_ONCE = 16
+IMAGE_COLUMNS = ["image_sha256", "uri", "width_px", "height_px", "bytes"]
 _TABLES = ("examples", "boxes", "images", "splits")
 
 
@@ -92,7 +93,7 @@ def rows_from_paths(
         raise RowsError(
             f"tables {absent}: no file given, wanted at least one for each of {', '.join(_TABLES)}"
         )
-    placed = _read(paths["splits"], "splits")
+    placed = read_all(paths["splits"], "splits")
     wanted = placed.filter(pc.equal(placed.column("split"), split)).column("example_id")
     if not len(wanted):
         counts = {v["values"]: v["counts"] for v in pc.value_counts(placed.column("split")).to_pylist()}
@@ -104,7 +105,7 @@ def rows_from_paths(
             raise RowsError(
                 f"split {split!r}: all of its {n_placed} examples are left out; no row to work on"
             )
-    examples = _only(_read(paths["examples"], "examples"), "example_id", wanted)
+    examples = _only(read_all(paths["examples"], "examples"), "example_id", wanted)
     pictures = _pictures(paths["images"], examples.column("image_sha256"), root, unreadable)
     boxes = _boxes(paths["boxes"], wanted)
     problems = []
@@ -122,7 +123,7 @@ def rows_from_paths(
         elif len(around) != example["n_boxes"]:
             problems.append(f"example {example_id}: {len(around)} boxes, wanted {example['n_boxes']}")
         else:
-            rows.append(_row(example, picture, around))
+            rows.append(row_of(example, picture, around))
     if problems:
         more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise RowsError(f"split {split!r}: " + "; ".join(problems[:10]) + more)
@@ -135,7 +136,7 @@ def left_out(paths: Mapping[str, Sequence[str]], split: str) -> dict[str, str]:
     Empty where `paths` names no such table: then nobody looked.
     """
     found: dict[str, str] = {}
-    for table in (_read([path], "processed_rows") for path in paths.get("processed_rows", ())):
+    for table in (read_all([path], "processed_rows") for path in paths.get("processed_rows", ())):
         bad = table.filter(pc.and_(pc.equal(table["split"], split), pc.invert(table["fits"])))
         found |= zip(bad["example_id"].to_pylist(), bad["reason"].to_pylist(), strict=True)
     return dict(sorted(found.items()))
@@ -153,7 +154,8 @@ def pictures_by_sha256(
     return {sha256: picture["bytes"] for sha256, picture in found.items()}
 
 
-def _row(example: Mapping[str, Any], picture: Mapping[str, Any], boxes: tuple[Any, ...]) -> Row:
+def row_of(example: Mapping[str, Any], picture: Mapping[str, Any], boxes: tuple[Any, ...]) -> Row:
+    """A row of the tables examples and images, the latter with its bytes, and the boxes as Row holds them."""
     return Row(
         example_id=example["example_id"],
         image_sha256=example["image_sha256"],
@@ -173,9 +175,20 @@ def _row(example: Mapping[str, Any], picture: Mapping[str, Any], boxes: tuple[An
     )
 
 
-def _read(paths: Sequence[str], name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    tables = [read_table(read_uri(p) if p.startswith("s3://") else p, columns, name=name) for p in paths]
-    return pa.concat_tables(tables)
+def read_all(paths: Sequence[str], name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of several files of one table. Raises TableError, StoreError."""
+    return pa.concat_tables([read_table(brought(path), columns, name=name) for path in paths])
+
+
+def brought(path: str) -> bytes | str:
+    """What Parquet is read from: the bytes of a file on S3, a local path as it is."""
+    return read_uri(path) if path.startswith("s3://") else path
+
+
+def opened(source: bytes | str) -> pq.ParquetFile:
+    """A Parquet file that is read page by page, without read-ahead, which would hold a whole row group."""
+    where = io.BytesIO(source) if isinstance(source, bytes) else source
+    return pq.ParquetFile(where, buffer_size=1 << 20, pre_buffer=False)
 
 
 def _only(table: pa.Table, column: str, wanted: pa.ChunkedArray) -> pa.Table:
@@ -192,11 +205,10 @@ def _pictures(
 
     What cannot be read goes into `unreadable` where that is given; otherwise RowsError names it.
     """
-    columns = ["image_sha256", "uri", "width_px", "height_px", "bytes"]
     found: dict[str, dict[str, Any]] = {}
     problems = []
     for path in paths:
-        for picture in _wanted_rows(path, columns, wanted):
+        for picture in _wanted_rows(path, wanted):
             if picture["image_sha256"] in found:
                 continue
             if picture["bytes"] is None:
@@ -214,16 +226,15 @@ def _pictures(
     return found
 
 
-def _wanted_rows(path: str, columns: Sequence[str], wanted: pa.ChunkedArray) -> Iterator[dict[str, Any]]:
+def _wanted_rows(path: str, wanted: pa.ChunkedArray) -> Iterator[dict[str, Any]]:
     """The wanted rows of one images table; row groups without any are not read, and one is in memory at a time."""
-    source = read_uri(path) if path.startswith("s3://") else path
+    source = brought(path)
     at = pc.is_in(
         read_table(source, ["image_sha256"], name="images").column(0), value_set=wanted.combine_chunks()
     )
     if not pc.any(at).as_py():
         return
-    file = pq.ParquetFile(io.BytesIO(source) if isinstance(source, bytes) else source, pre_buffer=False)
-    with file:
+    with opened(source) as file:
         start = 0
         for group in range(file.num_row_groups):
             n_rows = file.metadata.row_group(group).num_rows
@@ -232,7 +243,7 @@ def _wanted_rows(path: str, columns: Sequence[str], wanted: pa.ChunkedArray) -> 
             if not pc.any(here).as_py():
                 continue
             done = 0
-            for batch in file.iter_batches(_PICTURES_AT_ONCE, row_groups=[group], columns=list(columns)):
+            for batch in file.iter_batches(PICTURES_AT_ONCE, row_groups=[group], columns=IMAGE_COLUMNS):
                 yield from pa.Table.from_batches([batch]).filter(here.slice(done, batch.num_rows)).to_pylist()
                 done += batch.num_rows
 
@@ -258,7 +269,7 @@ def bring(picture: dict[str, Any], root: str | None) -> str | None:
 
 def _boxes(paths: Sequence[str], wanted: pa.ChunkedArray) -> dict[str, tuple[Any, ...]]:
     """Boxes (x1, y1, x2, y2) by example, in the order of box_index."""
-    table = _only(_read(paths, "boxes"), "example_id", wanted)
+    table = _only(read_all(paths, "boxes"), "example_id", wanted)
     found: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
     for box in table.sort_by([("example_id", "ascending"), ("box_index", "ascending")]).to_pylist():
         found[box["example_id"]].append((box["x1_px"], box["y1_px"], box["x2_px"], box["y2_px"]))

@@ -94,9 +94,11 @@ def _coco_in_columns(
     files: SourceFiles, told: Told, folder: Path
 ) -> Iterator[DetectionPiece | Iterator[RawRow]]:
     """Raises NotStreamable, before anything is yielded."""
-    path = files.local_copy(told.annotations, folder)
-    if told.questions is not None or isinstance(path, FileProblem):
+    if told.questions is not None:
         raise NotStreamable("questions are looked up in the whole file")
+    path = files.local_copy(told.annotations, folder)
+    if isinstance(path, FileProblem):
+        raise NotStreamable(path.detail)
     own = _own(told, _OF_COCO)
     scan = coco_scan.scan(path, folder, told.annotations, told.options.get("templates", USUAL), **own)
     yield from scan.pieces()

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from ops.normalise import normalise
-from ops.sources import MARKER, Source, SourceError, deliver, fingerprint, load_sources, rows_of
+from ops.sources import MARKER, Source, SourceError, deliver, files_of, fingerprint, load_sources, pieces_of
 from storage.objects import Store, sha256_bytes
 from tests.ops.delivery import coco, encoded, json_lines, pixels, question, source, write
 
@@ -168,4 +168,5 @@ def test_generated_pictures_are_named_relative_to_the_root(tmp_path):
         uri.startswith("generated/easy/images/")
         for uri in normalise(_easy(), store).images["uri"].to_pylist()
     )
-    assert all(row.picture.file_name.startswith("images/") for row in rows_of(_easy(), store))
+    pieces = pieces_of(_easy(), files_of(_easy(), store), tmp_path)
+    assert all(row.picture.file_name.startswith("images/") for rows in pieces for row in rows)
