@@ -166,7 +166,7 @@ def validated(
     `slack_px` is how far the box may stick out on the left, top, right and bottom before it is refused; what
     sticks out less is set on the edge. `seen` is what the source wrote, for the message.
     """
-    x1, y1, x2, y2 = xyxy
+    x1, y1, x2, y2 = (value + 0.0 for value in xyxy)  # a zero without a sign
     if not all(math.isfinite(value) for value in xyxy):
         return BoxProblem("nan_box", f"{_short(seen)} holds a value that is not finite")
     if x2 < x1 or y2 < y1:
@@ -196,7 +196,7 @@ def xywh_columns(
     to be used; `from_xywh` says what is wrong with it.
     """
     size = size_wh.astype(np.float64)
-    upper = xywh[:, :2]
+    upper = xywh[:, :2] + 0.0  # a zero without a sign
     lower = upper + xywh[:, 2:]
     inside_upper, inside_lower = np.where(upper < 0.0, 0.0, upper), np.where(size < lower, size, lower)
     limit = ROUNDING_PX + 1e-9
@@ -214,6 +214,7 @@ def union_area(boxes: Sequence[Box]) -> float:
 
 
 _CELLS_AT_ONCE = 2**21
+_MANY = 50
 
 
 def union_areas(xyxy: np.ndarray) -> np.ndarray:
@@ -229,6 +230,8 @@ def union_areas(xyxy: np.ndarray) -> np.ndarray:
         shared = np.minimum(one[:, 2:], other[:, 2:]) - np.maximum(one[:, :2], other[:, :2])
         areas = [(each[:, 2] - each[:, 0]) * (each[:, 3] - each[:, 1]) for each in (one, other)]
         return areas[0] if n_boxes == 1 else areas[0] + areas[1] - shared.clip(min=0).prod(axis=1)
+    if n_boxes > _MANY:
+        return np.array([_union_of_many(row) for row in xyxy])
     at_once = max(1, _CELLS_AT_ONCE // (2 * n_boxes - 1) ** 2)
     if n_rows > at_once:
         parts = [union_areas(xyxy[start : start + at_once]) for start in range(0, n_rows, at_once)]
@@ -242,6 +245,16 @@ def union_areas(xyxy: np.ndarray) -> np.ndarray:
         covered |= down[:, :, None] & across[:, None, :]
     of_rows = (covered * np.diff(xs)[:, None, :]).sum(axis=-1)
     return (of_rows * np.diff(ys)).sum(axis=-1)
+
+
+def _union_of_many(edges: np.ndarray) -> float:
+    """The same for one row, float64 [n, 4], each box marking its own cells only."""
+    xs, ys = np.unique(edges[:, [0, 2]]), np.unique(edges[:, [1, 3]])
+    covered = np.zeros((len(ys) - 1, len(xs) - 1), dtype=bool)
+    columns, rows = np.searchsorted(xs, edges[:, [0, 2]]), np.searchsorted(ys, edges[:, [1, 3]])
+    for (left, right), (top, bottom) in zip(columns, rows, strict=True):
+        covered[top:bottom, left:right] = True
+    return float(np.diff(ys) @ covered @ np.diff(xs))
 
 
 def _four_numbers(row: object) -> tuple[float, float, float, float] | BoxProblem:

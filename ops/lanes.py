@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ops import column_lane
 from ops.engines import Engine
-from ops.picture_rows import Opened, PictureRows, Unusable
+from ops.picture_rows import MAX_SIDE_PX, Opened, PictureRows, Unusable
 from ops.pieces import Piece, nothing, together
 from ops.readers.coco_scan import DetectionPiece
 from ops.readers.rows import PictureRef, RawRow
@@ -105,6 +105,8 @@ class _Lane:
 
     def _named(self, piece: DetectionPiece) -> "_Named":
         told, known = _annotated(piece)
+        known &= (told <= MAX_SIDE_PX).all(axis=1)
+        told = np.where(known[:, None], told, 1)
         table, safe = self._pictures.unread(piece.pictures["file_name"], told)
         return _Named(told, known & safe, table)
 

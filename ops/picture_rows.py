@@ -23,6 +23,8 @@ from storage.objects import sha256_bytes
 from storage.tables import digests, schema_of
 
 KEPT, REFERENCED, UNREAD = "kept", "referenced", "unread"
+MAX_SIDE_PX = 2**31 - 1
+"""The longest side that the images table holds; a picture that is not read may claim any."""
 _REMEMBERED = 100_000
 _DOUBTFUL = r"^/|\\|\x00|(^|/)\.{0,2}(/|$)"
 """What a name that leads out of the source holds; so do a few that do not."""
@@ -187,8 +189,13 @@ class PictureRows:
         if picture.annotated_wh is None:
             detail = f"{picture.file_name}: pictures are not read, and no width and height are annotated"
             return Unusable("missing_field", detail)
-        sha256 = sha256_bytes(self._files.uri(picture.file_name).encode())
-        return Opened(picture.annotated_wh, False, self._row(picture.file_name, sha256, picture.annotated_wh))
+        if max(picture.annotated_wh) > MAX_SIDE_PX:
+            seen = "{} x {}".format(*picture.annotated_wh)
+            return Unusable("picture_too_large", f"{picture.file_name}: annotated as {seen} px")
+        identity = sha256_bytes(self._files.uri(picture.file_name).encode())
+        return Opened(
+            picture.annotated_wh, False, self._row(picture.file_name, identity, picture.annotated_wh)
+        )
 
     def _row(self, file_name: str, sha256: str, size_wh: tuple[int, int]) -> dict[str, Any]:
         return {

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from ops.readers.coco import annotated_wh, identifier
 from ops.readers.json_arrays import Block, NotStreamable
-from ops.readers.rows import FieldError, as_object, file_name
+from ops.readers.rows import MAX_TEXT, FieldError, as_object, file_name
 
 IMAGE = pa.schema(
     [
@@ -48,9 +48,9 @@ def pictures_of(block: Block, texts: dict[str, int]) -> pa.Table:
     """Pictures in the stored columns, with `usable`: whether it has a name and an id that no text id before took."""
     if block.columns is not None:
         table = block.columns
-        usable = pc.and_(
-            table["id"].is_valid(), pc.fill_null(pc.greater(pc.binary_length(table["file_name"]), 0), False)
-        )
+        length = pc.fill_null(pc.utf8_length(table["file_name"]), 0)
+        named = pc.and_(pc.greater(length, 0), pc.less_equal(length, MAX_TEXT))
+        usable = pc.and_(table["id"].is_valid(), named)
         sizes = [pc.greater(pc.fill_null(table[side], 0), 0) for side in ("width", "height")]
         told = pc.and_(*sizes)
         for side in ("width", "height"):
@@ -75,9 +75,10 @@ def _picture(value: object, place: int, texts: dict[str, int]) -> dict[str, obje
         return None
     if kind == "str" and texts.setdefault(str(number), place) != place:
         return None
-    if isinstance(number, int) and not -(2**63) <= number < 2**63:
-        raise NotStreamable(f"an id of {number}")
     width, height = annotated_wh(entry) or (None, None)
+    strange = [each for each in (number, width, height) if isinstance(each, int) and not is_int64(each)]
+    if strange:
+        raise NotStreamable("numbers of a picture beyond 64 bits")
     own = number if kind == "int" else None
     return {"id": own, "file_name": name, "width": width, "height": height, "usable": True}
 
@@ -124,7 +125,7 @@ def _boxes_of_columns(table: pa.Table, boxes_from: str) -> pa.Table:
 def _box(value: object, place_of_text: Callable[[str], int], boxes_from: str) -> dict[str, object]:
     entry = value if type(value) is dict else {}  # not one with a key that comes again
     image, category, bbox = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
-    by_number, named = _is_number(image), _is_number(category)
+    by_number, named = is_int64(image), is_int64(category)
     row: dict[str, object] = {
         "image_id": image if by_number else 0,
         "has_number": by_number,
@@ -146,7 +147,8 @@ def _box(value: object, place_of_text: Callable[[str], int], boxes_from: str) ->
     return row
 
 
-def _is_number(value: object) -> bool:
+def is_int64(value: object) -> bool:
+    """Whether a value is a whole number that a column of them holds."""
     return type(value) is int and -(2**63) <= value < 2**63
 
 

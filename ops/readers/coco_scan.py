@@ -5,7 +5,6 @@ holds neighbouring pictures with all that stands on them: as columns, and for th
 the ordinary row by row, by `ops/readers/coco.py`. Not here: what becomes of a piece (`ops/normalise.py`).
 """
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,13 +23,14 @@ from ops.readers.coco_columns import (
     STORED_IMAGE,
     WHERE,
     boxes_of,
+    is_int64,
     looked_up,
     pictures_of,
 )
 from ops.readers.detections import picture_name
 from ops.readers.json_arrays import Block, NotStreamable, blocks
 from ops.readers.json_files import decoded
-from ops.readers.rows import Origin, PictureRef, RawRow, Refusal
+from ops.readers.rows import FieldError, Origin, PictureRef, RawRow, Refusal
 
 PIECE_BYTES = 6 * 2**20
 """Bytes of the annotation file, on average, that stand on the pictures of one piece."""
@@ -107,7 +107,7 @@ class BoxOrigins:
         place, start, length = (self.where[name][row].as_py() for name, _ in WHERE)
         with self.path.open("rb") as stream:
             stream.seek(start)
-            return Origin(self.source_file, place, json.loads(stream.read(length)))
+            return Origin(self.source_file, place, _entry(stream.read(length)))
 
 
 @dataclass
@@ -139,13 +139,13 @@ class CocoScan:
         where = zip(*(entries[name].to_pylist() for name, _ in WHERE), strict=True)
         for place, start, length in where:
             stream.seek(start)
-            yield Origin(self.source_file, place, decoded(stream.read(length)))
+            yield Origin(self.source_file, place, _entry(stream.read(length)))
 
     def pieces(self) -> Iterator[DetectionPiece]:
         """All pictures, in file order, piece by piece."""
         names = list(dict.fromkeys(self.labels.values()))
         numbers = {name: number for number, name in enumerate(names)}
-        known = [(key[1], numbers[name]) for key, name in self.labels.items() if key[0] == "int"]
+        known = [(key[1], numbers[name]) for key, name in self.labels.items() if is_int64(key[1])]
         keys = np.array([key for key, _ in known], np.int64)
         order = np.argsort(keys)
         found = np.array([number for _, number in known], np.int64)[order]
@@ -188,6 +188,14 @@ class CocoScan:
             where = images.schema.get_field_index("file_name")
             images = images.set_column(where, "file_name", pa.array(names, pa.string()))
         return images
+
+
+def _entry(data: bytes) -> object:
+    """An entry; as the text that it is where Python cannot read what Arrow passed over."""
+    try:
+        return decoded(data)
+    except FieldError:
+        return data.decode("utf-8", "replace")
 
 
 def scan(
@@ -283,7 +291,7 @@ class _Layout:
         n_pieces = min(-(-self._scan.path.stat().st_size // PIECE_BYTES), MAX_PIECES)
         per_piece = -(-table.num_rows // n_pieces)
         self._scan.per_piece = max(1, -(-per_piece // _PER_BATCH)) * _PER_BATCH
-        self._refuse(table.filter(pa.array(~usable)))
+        self._refuse(table.filter(pa.array(~usable)), set(by_number[order][taken].tolist()))
         stored = table.drop_columns(["usable"]).set_column(
             STORED_IMAGE.get_field_index("place"), "place", pa.array(places, mask=~usable)
         )
@@ -293,15 +301,20 @@ class _Layout:
         ):
             out.write_table(stored.cast(STORED_IMAGE), max_chunksize=_PER_BATCH)
 
-    def _refuse(self, entries: pa.Table) -> None:
+    def _refuse(self, entries: pa.Table, taken: set[int]) -> None:
+        """Refuse pictures, for their ids where an earlier one has it: those at the places `taken`, and text ids."""
+        index = self._scan.index()
         with self._scan.opened() as stream:
             for origin in self._scan.origins(stream, entries):
-                index = self._scan.index()
-                raw = origin.raw if isinstance(origin.raw, dict) else {}
-                if raw.get("file_name"):  # it has a name, so what is wrong may be that its id is taken
-                    index.images[type(raw.get("id")).__name__, raw.get("id")] = PictureRef("")
+                number = origin.raw.get("id") if isinstance(origin.raw, dict) else None
+                by_text = isinstance(number, str) and self._place_of_text(number) not in (
+                    -1,
+                    origin.source_row,
+                )
+                again = by_text or origin.source_row in taken
+                index.images = {(type(number).__name__, number): PictureRef("")} if again else {}
                 add_entries(index, "images", [origin])
-                self._scan.refusals += index.refusals
+        self._scan.refusals += index.refusals
 
     def _lay_out(self, boxes: pa.Table) -> None:
         if not boxes.num_rows:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ops.boxes import Box, BoxProblem, from_normalised, from_xywh, from_xyxy, union_area
+from ops.boxes import Box, BoxProblem, from_normalised, from_xywh, from_xyxy, union_area, union_areas
 
 SIZE_WH = (7, 5)
 
@@ -132,3 +132,14 @@ def test_normalised_boxes_lie_inside_and_convert_back(shares, width, height):
     assert 0 <= box.x1 < box.x2 <= width
     assert 0 <= box.y1 < box.y2 <= height
     assert np.allclose(np.array(box.xyxy) / [width, height, width, height], shares, atol=1e-12)
+
+
+def test_the_union_of_very_many_boxes_is_that_of_a_mask():
+    draw = np.random.default_rng(6)
+    corners = draw.integers(0, 60, (400, 2))
+    edges = np.hstack([corners, corners + draw.integers(1, 9, (400, 2))]).astype(float)
+    mask = np.zeros((80, 80), bool)
+    for x1, y1, x2, y2 in edges.astype(int):
+        mask[y1:y2, x1:x2] = True
+    assert union_area([Box(*each) for each in edges]) == mask.sum()
+    assert union_areas(np.stack([edges, edges + 3])).tolist() == [mask.sum()] * 2

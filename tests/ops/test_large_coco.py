@@ -162,3 +162,51 @@ def test_columns_give_what_rows_give(layout, options, tmp_path, monkeypatch):
 
 def _key(row: dict) -> tuple:
     return row.get("example_id", row.get("image_sha256")), row.get("box_index", 0)
+
+
+GOOD = {
+    "images": [_image(n, name) for n, name in enumerate(SIZES, start=10)],
+    "annotations": [_box(n, 10 + n % 4, [1, 1, 2 + n, 2]) for n in range(4)],
+    "categories": [{"id": 1, "name": "cup"}],
+}
+HOSTILE = {
+    "category beyond 64 bits": ("categories", {"id": 2**70, "name": "plate"}),
+    "list as id": ("images", {"id": [1], "file_name": "a.png"}),
+    "object as id": ("images", {"id": {"a": 1}, "file_name": "a.png"}),
+    "number as name": ("images", {"id": 50, "file_name": 5}),
+    "text id twice": ("images", {"id": "x", "file_name": 5}),
+    "id twice": ("images", _image(11, "b.png")),
+    "name too long": ("images", {"id": 51, "file_name": "n" * 100_001}),
+    "width beyond 64 bits": ("images", {"id": 52, "file_name": "a.png", "width": 2**63, "height": 5}),
+    "width beyond 32 bits": ("images", {"id": 53, "file_name": "a.png", "width": 2**31, "height": 5}),
+    "giant number nobody reads": ("annotations", _box(9, 11, [0, 0, -1, 1]) | {"area": 5}),
+    "minus nothing": ("annotations", _box(8, 12, [-0.0, 1, 2, 2])),
+}
+
+
+@pytest.mark.parametrize("how", ["kept", "unread"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_entry_costs_its_row_in_either_way(name, how, tmp_path, monkeypatch):
+    key, entry = HOSTILE[name]
+    content = GOOD | {key: [*GOOD[key], entry]}
+    if key == "images":
+        content["annotations"] = [*GOOD["annotations"], _box(9, entry["id"], [1, 1, 2, 2])]
+    _delivered(tmp_path, json.dumps(content).replace("-0.0", "-0"))
+    rows, columns = _both(tmp_path, monkeypatch, pictures=how)
+    assert rows.counts == columns.counts and columns.counts["rows_out"] >= 6
+    for table in ("examples", "boxes"):
+        found = [sorted(_rows(tables, table), key=_key) for tables in (rows, columns)]
+        assert found[0] == found[1]
+    refused = [sorted(_rows(tables, "quarantine"), key=str) for tables in (rows, columns)]
+    assert refused[0] == refused[1]
+
+
+def test_an_entry_that_python_cannot_read_back_costs_its_row(tmp_path):
+    """Arrow passes over what nobody asks for; where the entry is refused, it is shown as it stands."""
+    text = json.dumps(
+        GOOD | {"annotations": [*GOOD["annotations"], _box(9, 11, [0, 0, -1, 1]) | {"area": 5}]}
+    )
+    _delivered(tmp_path, text.replace('"area": 5', f'"area": {"9" * 5000}'))
+    tables = normalise(source(tmp_path / "shelf"), new_store(tmp_path))
+    conserved(tables)
+    assert set(tables.quarantine["source_row"].to_pylist()) == {4}
