@@ -18,6 +18,7 @@ pytestmark = pytest.mark.timeout(20)
 TOP = Path(__file__).resolve().parents[2]
 ROWS = [
     {"example_id": f"e{n}", "image_sha256": f"{n:064d}", "split": "test", "split_rule": "content_hash"}
+    | {"group_sha256": None}
     for n in range(3)
 ]
 WORK = Work(producer="ops.split", config={"test": 0.2}, outputs=("splits",))
