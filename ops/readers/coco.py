@@ -34,6 +34,12 @@ from ops.source_files import SourceFiles
 CONVENTION = "xywh_px"
 _CROWD = FieldError("question", "unsupported", "a crowd region: how many there are is not annotated")
 KEYS = ("categories", "images", "annotations")
+READ: Mapping[str, frozenset[str]] = {
+    "categories": frozenset({"id", "name"}),
+    "images": frozenset({"id", "file_name", "width", "height"}),
+    "annotations": frozenset({"id", "image_id", "category_id", "bbox", "iscrowd"}),
+}
+"""What is read of an entry, `segmentation` only where the box is made of it; what else stands there is not judged."""
 Identifier = tuple[str, object]
 
 
@@ -133,7 +139,7 @@ def add_entries(index: CocoIndex, key: str, origins: Iterable[Origin]) -> None:
     add = {"categories": _add_category, "images": _add_image, "annotations": _add_annotation}[key]
     for origin in origins:
         try:
-            add(index, origin, as_object(origin.raw))
+            add(index, origin, as_object(origin.raw, READ[key]))
         except FieldError as error:
             detail = f"{key}[{origin.source_row}]: {error.detail}"
             index.refusals.append(Refusal(origin, error.stage, error.reason, detail))
@@ -182,7 +188,7 @@ def _add_annotation(index: CocoIndex, origin: Origin, entry: Mapping[str, object
     values, problem = entry.get("bbox"), None
     if index.boxes_from == "segmentation" or (values is None and entry.get("segmentation") is not None):
         try:
-            values = extent_xywh(entry.get("segmentation"))
+            values = extent_xywh(as_object(entry, {"segmentation"}).get("segmentation"))
             _check_mask_size(entry["segmentation"], index.images[image])
         except FieldError as error:
             values, problem = None, error

@@ -4,13 +4,13 @@ Here: which entries are plain, that is, hold nothing that columns of numbers can
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ops.readers.coco import annotated_wh, identifier
+from ops.readers.coco import READ, annotated_wh, identifier
 from ops.readers.json_arrays import Block, NotStreamable
 from ops.readers.rows import MAX_TEXT, FieldError, as_object, file_name
 
@@ -68,7 +68,7 @@ def pictures_of(block: Block, texts: dict[str, int]) -> pa.Table:
 
 def _picture(value: object, place: int, texts: dict[str, int]) -> dict[str, object] | None:
     try:
-        entry = as_object(value)
+        entry = as_object(value, READ["images"])
         kind, number = identifier(entry, "id")
         name = file_name(entry, "file_name")
     except FieldError:
@@ -123,7 +123,7 @@ def _boxes_of_columns(table: pa.Table, boxes_from: str) -> pa.Table:
 
 
 def _box(value: object, place_of_text: Callable[[str], int], boxes_from: str) -> dict[str, object]:
-    entry = value if type(value) is dict else {}  # not one with a key that comes again
+    entry = _told(value)
     image, category, bbox = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
     by_number, named = is_int64(image), is_int64(category)
     row: dict[str, object] = {
@@ -145,6 +145,13 @@ def _box(value: object, place_of_text: Callable[[str], int], boxes_from: str) ->
         row |= dict(zip(("x", "y", "width", "height"), values, strict=True))
         row["plain"] = all(math.isfinite(each) for each in values)
     return row
+
+
+def _told(value: object) -> Mapping[str, object]:
+    try:
+        return as_object(value, READ["annotations"])
+    except FieldError:
+        return {}
 
 
 def is_int64(value: object) -> bool:

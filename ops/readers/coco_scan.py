@@ -30,7 +30,7 @@ from ops.readers.coco_columns import (
 from ops.readers.detections import picture_name
 from ops.readers.json_arrays import Block, NotStreamable, blocks
 from ops.readers.json_files import decoded
-from ops.readers.rows import FieldError, Origin, PictureRef, RawRow, Refusal
+from ops.readers.rows import Origin, PictureRef, RawRow, Refusal
 
 PIECE_BYTES = 6 * 2**20
 """Bytes of the annotation file, on average, that stand on the pictures of one piece."""
@@ -107,7 +107,7 @@ class BoxOrigins:
         place, start, length = (self.where[name][row].as_py() for name, _ in WHERE)
         with self.path.open("rb") as stream:
             stream.seek(start)
-            return Origin(self.source_file, place, _entry(stream.read(length)))
+            return Origin(self.source_file, place, decoded(stream.read(length)))
 
 
 @dataclass
@@ -139,7 +139,7 @@ class CocoScan:
         where = zip(*(entries[name].to_pylist() for name, _ in WHERE), strict=True)
         for place, start, length in where:
             stream.seek(start)
-            yield Origin(self.source_file, place, _entry(stream.read(length)))
+            yield Origin(self.source_file, place, decoded(stream.read(length)))
 
     def pieces(self) -> Iterator[DetectionPiece]:
         """All pictures, in file order, piece by piece."""
@@ -188,14 +188,6 @@ class CocoScan:
             where = images.schema.get_field_index("file_name")
             images = images.set_column(where, "file_name", pa.array(names, pa.string()))
         return images
-
-
-def _entry(data: bytes) -> object:
-    """An entry; as the text that it is where Python cannot read what Arrow passed over."""
-    try:
-        return decoded(data)
-    except FieldError:
-        return data.decode("utf-8", "replace")
 
 
 def scan(

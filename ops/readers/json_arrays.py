@@ -1,11 +1,11 @@
 """The arrays of one large JSON object, block by block, so that a file of any length takes little memory.
 
 Here: where entries begin and end in the bytes, and their values; as columns by Arrow's reader where a block's entries
-are objects that fit a schema, one by one by Python's where not. What is read is what Python's own reader would read.
+are objects that fit a schema, one by one by Python's where not. What is read is what Python's own reader would read;
+of values beside the schema's only whether they are JSON to Python, not keys that come twice.
 Not here: what entries mean. A file that is no such object, is broken or repeats a key is for whoever reads it whole.
 """
 
-import json
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -17,13 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json as pj
 
-from ops.readers.json_files import json_object
+from ops.readers.json_files import DECODER
 
 BLOCK_BYTES = 4 * 2**20
 MAX_VALUE_BYTES = 64 * 2**20
 """A longer entry, or a longer value beside the arrays, is not streamed."""
 
 _THREADS, _AHEAD = 2, 4
+_MOST_NESTED = 500  # brackets of an entry; Python's reader goes less deep than a thousand
 _MISFITS = 8  # blocks after which no further one is tried as columns
 
 _BOM = b"\xef\xbb\xbf"
@@ -34,8 +35,8 @@ _MARKS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _BETWEEN = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 _END = re.compile(rb"\}[ \t\r\n]*\][ \t\r\n]*[,}]")
 _NULL_BESIDE = re.compile(rb"\}[ \t\r\n]*null")
+_NO_NUMBER = re.compile(rb"[:,\[ \t\r\n](?:-N|-?Inf)")
 _SPACE_IN_TEXT = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder(object_pairs_hook=json_object)
 
 
 class NotStreamable(Exception):  # noqa: N818  a property of the file, not always a mistake of its author
@@ -155,7 +156,7 @@ class _Walk:
             stop = self._stop()
         text, self.at = self.data[self.at : stop], stop
         try:
-            return json.loads(text.decode())
+            return DECODER.decode(text.decode())
         except (ValueError, RecursionError) as error:
             raise NotStreamable(str(error)) from error
 
@@ -279,11 +280,8 @@ class _Cut:
 
 
 def _parsed(cut: _Cut, schema: pa.Schema) -> pa.Table | None:
-    """The entries as columns, or None where they do not fit.
-
-    A null beside the entries, which no JSON holds, would bring Arrow's reader down with the whole process.
-    """
-    if b"null" in cut.lines and _NULL_BESIDE.search(cut.lines):
+    """The entries as columns, or None where they do not fit, or where Arrow would pass over what Python refuses."""
+    if _is_doubtful(cut):
         return None
     try:
         if not cut.lines.isascii():
@@ -299,6 +297,25 @@ def _parsed(cut: _Cut, schema: pa.Schema) -> pa.Table | None:
     except pa.ArrowException:
         return None
     return table if table.num_rows == len(cut.starts) else None
+
+
+def _is_doubtful(cut: _Cut) -> bool:
+    """Whether the text holds what is no JSON to Python and yet some to Arrow.
+
+    That are names of numbers and what is nested deeper than Python goes. A null beside the entries would bring Arrow's
+    reader down with the whole process.
+    """
+    lines, lengths = cut.lines, cut.lengths
+    if (b"-N" in lines or b"Inf" in lines) and _NO_NUMBER.search(lines):
+        return True
+    if b"null" in lines and _NULL_BESIDE.search(lines):
+        return True
+    long = np.flatnonzero(lengths > _MOST_NESTED)
+    starts = (np.cumsum(lengths + 1) - lengths - 1)[long]  # a line ends with one byte
+    entries = (
+        lines[start : start + n] for start, n in zip(starts.tolist(), lengths[long].tolist(), strict=True)
+    )
+    return any(entry.count(b"[") + entry.count(b"{") > _MOST_NESTED for entry in entries)
 
 
 def _one_by_one(walk: _Walk, key: str, first: int) -> Block:
@@ -317,7 +334,7 @@ def _decoded(walk: _Walk, key: str, first: int) -> Block | None:
     at, n_bytes, behind = 0, 0, (0, 0)
     while True:
         try:
-            value, stop = _DECODER.raw_decode(text, at)
+            value, stop = DECODER.raw_decode(text, at)
             after = _past_space(text, stop)
         except (ValueError, RecursionError):
             break

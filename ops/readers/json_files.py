@@ -79,12 +79,12 @@ def lines(files: SourceFiles, name: str) -> Iterator[tuple[Origin, object] | Ref
 
 
 def decoded(data: bytes) -> object:
-    """Decode one JSON value in UTF-8; an object with a key that comes again is a Repeated.
+    """Decode one JSON value in UTF-8 as DECODER does.
 
     Raises FieldError (broken_json), whatever the bytes hold.
     """
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=json_object)
+        return DECODER.decode(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise FieldError("read", "broken_json", f"not UTF-8: {error.reason} at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
@@ -95,6 +95,17 @@ def json_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A plain dictionary, unless that would lose a value."""
     made = dict(pairs)
     return made if len(made) == len(pairs) else Repeated(pairs)
+
+
+def _whole_number(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:  # thousands of digits, which Python does not take for an integer
+        return float(digits)
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=json_object, parse_int=_whole_number)
+"""Python's reader, but an object with a key that comes again is a Repeated, and a number of any length is one."""
 
 
 def _text(data: bytes) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from ops import lanes
-from ops.normalise import normalise
+from ops.normalise import NothingLeft, normalise
 from ops.readers import coco_scan, formats, json_arrays
 from tests.ops.delivery import conserved, encoded, new_store, pixels, source, write
 
@@ -44,9 +44,9 @@ def _row_by_row(monkeypatch) -> None:
     monkeypatch.setattr("ops.sources.FORMATS", plain)
 
 
-def _small_pieces(monkeypatch) -> None:
-    """Have blocks, pieces and stretches of a few entries each."""
-    monkeypatch.setattr(json_arrays, "BLOCK_BYTES", 300)
+def _small_pieces(monkeypatch, in_blocks_of: int) -> None:
+    """Have pieces and stretches of a few entries each."""
+    monkeypatch.setattr(json_arrays, "BLOCK_BYTES", in_blocks_of)
     monkeypatch.setattr(coco_scan, "PIECE_BYTES", 400)
     monkeypatch.setattr(coco_scan, "_PER_BATCH", 2)
     monkeypatch.setattr(lanes, "PICTURES_AT_ONCE", 3)
@@ -124,14 +124,21 @@ def _delivered(tmp_path, text: str) -> None:
     write(tmp_path, "shelf/annotations.json", text)
 
 
-def _both(tmp_path, monkeypatch, **options):
+def _normalised(shelf, store):
+    try:
+        return normalise(shelf, store)
+    except NothingLeft as error:
+        return error.tables
+
+
+def _both(tmp_path, monkeypatch, in_blocks_of: int = 300, **options):
     shelf = source(tmp_path / "shelf", options=options)
     with monkeypatch.context() as change:
         _row_by_row(change)
-        rows = normalise(shelf, new_store(tmp_path))
+        rows = _normalised(shelf, new_store(tmp_path))
     with monkeypatch.context() as change:
-        _small_pieces(change)
-        columns = normalise(shelf, new_store(tmp_path))
+        _small_pieces(change, in_blocks_of)
+        columns = _normalised(shelf, new_store(tmp_path))
     for tables in (rows, columns):
         conserved(tables)
     return rows, columns
@@ -201,12 +208,53 @@ def test_a_hostile_entry_costs_its_row_in_either_way(name, how, tmp_path, monkey
     assert refused[0] == refused[1]
 
 
-def test_an_entry_that_python_cannot_read_back_costs_its_row(tmp_path):
-    """Arrow passes over what nobody asks for; where the entry is refused, it is shown as it stands."""
-    text = json.dumps(
-        GOOD | {"annotations": [*GOOD["annotations"], _box(9, 11, [0, 0, -1, 1]) | {"area": 5}]}
-    )
-    _delivered(tmp_path, text.replace('"area": 5', f'"area": {"9" * 5000}'))
-    tables = normalise(source(tmp_path / "shelf"), new_store(tmp_path))
-    conserved(tables)
-    assert set(tables.quarantine["source_row"].to_pylist()) == {4}
+NOT_READ = {
+    "a key twice": '5, "area": 6',
+    "a key twice in an object": '{"a": 1, "a": 2}',
+    "a number of thousands of digits": "9" * 5000,
+    "a negative one": "-" + "9" * 5000,
+    "infinite": "-Infinity",
+    "no number": "NaN",
+    "half a letter": '"\\ud800"',
+    "deep": "[" * 490 + "]" * 490,
+    "very long": "[" + "[1,2]," * 3000 + "5]",
+    "not a number to Python": "-NaN",
+    "not infinite to Python": "Inf",
+    "not infinite either": "[1,-Inf]",
+    "too deep for Python": "[" * 5000 + "]" * 5000,
+}
+
+
+@pytest.mark.parametrize("layout", ["plain", "indented"])
+@pytest.mark.parametrize("in_blocks_of", [300, 2**22])
+@pytest.mark.parametrize("name", NOT_READ)
+def test_what_no_reader_reads_is_judged_alike_in_either_way(
+    name, in_blocks_of, layout, tmp_path, monkeypatch
+):
+    """Beside good boxes, and in an entry that is refused for another reason; broken JSON costs the file both times."""
+    content = GOOD | {"annotations": [*GOOD["annotations"], _box(9, 11, [0, 0, -1, 1])]}
+    content["annotations"] = [
+        each | {"area": 7} if each["id"] in (2, 9) else each for each in content["annotations"]
+    ]
+    _delivered(tmp_path, DUMPS[layout](content).replace('"area": 7', f'"area": {NOT_READ[name]}'))
+    rows, columns = _both(tmp_path, monkeypatch, in_blocks_of)
+    assert rows.counts == columns.counts
+    for table in ("examples", "boxes", "quarantine"):
+        found = [sorted(_rows(tables, table), key=str) for tables in (rows, columns)]
+        assert found[0] == found[1]
+    assert columns.counts["quarantined"] >= 1
+
+
+@pytest.mark.parametrize("key", ["id", "image_id", "category_id", "bbox", "iscrowd"])
+def test_a_key_that_is_read_and_comes_twice_costs_the_box(key, tmp_path, monkeypatch):
+    text = json.dumps(GOOD).replace(f'"{key}": ', f'"{key}": 7, "{key}": ', 8)
+    with_ids = text.replace('"id": 7, "id"', '"id"') if key == "id" else text
+    if key == "id":  # of the annotations alone
+        start = with_ids.index('"annotations"')
+        with_ids = with_ids[:start] + with_ids[start:].replace('{"id": 2', '{"id": 7, "id": 2')
+    _delivered(tmp_path, with_ids)
+    rows, columns = _both(tmp_path, monkeypatch)
+    assert rows.counts == columns.counts
+    assert "more than once" in " ".join(columns.quarantine["detail"].to_pylist())
+    refused = [sorted(_rows(tables, "quarantine"), key=str) for tables in (rows, columns)]
+    assert refused[0] == refused[1]
