@@ -8,7 +8,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
+from typing import BinaryIO
 
 from storage.objects import Store, StoreError, checked_relative
 from storage.reading import copy_address, n_bytes_of, names_below, read_address
@@ -197,6 +199,35 @@ class SourceFiles:
         except (OSError, ValueError, RuntimeError) as error:  # names too long, loops of links
             return FileProblem("unreadable_file", f"{path}: {error}"[:500])
         return None
+
+
+@dataclass(frozen=True)
+class HeldFile:
+    """A file of a source and its path on the machine that found it; on another one it is fetched, once a process."""
+
+    files: SourceFiles
+    name: str
+    path: Path
+    n_bytes: int
+
+    def opened(self) -> BinaryIO:
+        """The file, to be read. Raises StoreError if it cannot be had, or is not the one that was found."""
+        if self.path.exists():
+            return self.path.open("rb")
+        with _ONE_OPENS:
+            folder = _FETCHED.setdefault(self.path, TemporaryDirectory(prefix="fetched-"))
+            path = Path(folder.name) / f"copy{self.path.suffix}"
+            if not path.exists():
+                found = self.files.local_copy(self.name, Path(folder.name))
+                if isinstance(found, FileProblem):
+                    raise StoreError(f"{self.files.uri(self.name)}: {found.detail}")
+                path = found
+        if path.stat().st_size != self.n_bytes:
+            raise StoreError(f"{self.files.uri(self.name)}: changed while it was read; run again")
+        return path.open("rb")
+
+
+_FETCHED: dict[Path, TemporaryDirectory[str]] = {}
 
 
 def _read(address: str, is_local: bool) -> bytes | FileProblem:

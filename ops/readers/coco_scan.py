@@ -31,6 +31,7 @@ from ops.readers.detections import picture_name
 from ops.readers.json_arrays import Block, NotStreamable, blocks
 from ops.readers.json_files import decoded
 from ops.readers.rows import Origin, PictureRef, RawRow, Refusal
+from ops.source_files import HeldFile
 
 PIECE_BYTES = 6 * 2**20
 """Bytes of the annotation file, on average, that stand on the pictures of one piece."""
@@ -78,7 +79,7 @@ class DetectionPiece:
         wanted = pa.array(sorted(pictures), pa.int64())
         boxes = self.boxes.filter(pc.is_in(self.boxes["picture"], wanted)).sort_by("place")
         images = self.pictures.filter(pc.is_in(self.pictures["place"], wanted))
-        with self._scan.opened() as stream:
+        with self._scan.file.opened() as stream:
             for key, table in (("images", images), ("annotations", boxes)):
                 add_entries(index, key, self._scan.origins(stream, table))
         yield from rows(index, self.templates)
@@ -91,31 +92,29 @@ class DetectionPiece:
     def origins(self, boxes: np.ndarray) -> "BoxOrigins":
         """Where boxes stand in the file, by their rows in `boxes`."""
         where = self.boxes.select([name for name, _ in WHERE])
-        return BoxOrigins(self.source_file, self._scan.path, where.take(pa.array(boxes)).combine_chunks())
+        return BoxOrigins(self._scan.file, where.take(pa.array(boxes)).combine_chunks())
 
 
 @dataclass(frozen=True)
 class BoxOrigins:
     """Where entries stand in an annotation file; read when one is asked for."""
 
-    source_file: str
-    path: Path
+    file: HeldFile
     where: pa.Table
 
     def __getitem__(self, row: int) -> Origin:
         """The origin of one of them."""
         place, start, length = (self.where[name][row].as_py() for name, _ in WHERE)
-        with self.path.open("rb") as stream:
+        with self.file.opened() as stream:
             stream.seek(start)
-            return Origin(self.source_file, place, decoded(stream.read(length)))
+            return Origin(self.file.name, place, decoded(stream.read(length)))
 
 
 @dataclass
 class CocoScan:
     """A COCO file after one walk: labels, what was refused, and everything else in files by piece."""
 
-    source_file: str
-    path: Path
+    file: HeldFile
     folder: Path
     boxes_from: str
     images_folder: str
@@ -123,10 +122,6 @@ class CocoScan:
     labels: dict[Identifier, str] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     per_piece: int = _PER_BATCH
-
-    def opened(self) -> BinaryIO:
-        """The annotation file."""
-        return self.path.open("rb")
 
     def index(self) -> CocoIndex:
         """An empty index that knows the labels."""
@@ -139,10 +134,11 @@ class CocoScan:
         where = zip(*(entries[name].to_pylist() for name, _ in WHERE), strict=True)
         for place, start, length in where:
             stream.seek(start)
-            yield Origin(self.source_file, place, decoded(stream.read(length)))
+            yield Origin(self.file.name, place, decoded(stream.read(length)))
 
     def pieces(self) -> Iterator[DetectionPiece]:
         """All pictures, in file order, piece by piece."""
+        of_piece = replace(self, refusals=[])  # which may be many, and pieces go to other machines
         names = list(dict.fromkeys(self.labels.values()))
         numbers = {name: number for number, name in enumerate(names)}
         known = [(key[1], numbers[name]) for key, name in self.labels.items() if is_int64(key[1])]
@@ -161,13 +157,13 @@ class CocoScan:
                 plain = pc.and_(boxes["plain"], pc.greater_equal(boxes["label"], 0))
                 boxes = boxes.set_column(boxes.schema.get_field_index("plain"), "plain", plain)
                 yield DetectionPiece(
-                    self.source_file, CONVENTION, self.templates, names, self._named(images), boxes, self
+                    self.file.name, CONVENTION, self.templates, names, self._named(images), boxes, of_piece
                 )
 
     def strays(self) -> Iterator[Refusal]:
         """Annotations that stand on no picture, each with what is wrong with it."""
         entries = self._boxes(-1)
-        with self.opened() as stream:
+        with self.file.opened() as stream:
             for batch in entries.to_batches(max_chunksize=_PER_BATCH):
                 index = self.index()
                 add_entries(index, "annotations", self.origins(stream, pa.Table.from_batches([batch])))
@@ -191,24 +187,23 @@ class CocoScan:
 
 
 def scan(
-    path: Path,
+    file: HeldFile,
     folder: Path,
-    source_file: str,
     templates: Sequence[str] = USUAL,
     boxes_from: str = "bbox",
     images: str = "",
 ) -> CocoScan:
-    """Walk over the file at `path` and lay it out below `folder`. Raises NotStreamable.
+    """Walk over the file and lay it out below `folder`. Raises NotStreamable.
 
-    The other arguments are those of `ops.readers.coco.read`; `source_file` is the file's name for the rows.
+    The other arguments are those of `ops.readers.coco.read`.
     """
-    found = CocoScan(source_file, path, folder, boxes_from, images, templates)
+    found = CocoScan(file, folder, boxes_from, images, templates)
     with _Layout(found) as layout:
-        with path.open("rb") as stream:
+        with file.opened() as stream:
             for block in blocks(stream, {"categories": None, "images": IMAGE, "annotations": ANNOTATION}):
                 layout.take(block)
         if layout.check_complete():
-            with path.open("rb") as stream:
+            with file.opened() as stream:
                 for block in blocks(stream, {"annotations": ANNOTATION}):
                     layout.take(block)
     return found
@@ -260,7 +255,7 @@ class _Layout:
 
     def _origins(self, block: Block) -> Iterator[Origin]:
         for place, value in enumerate(block.values or (), start=block.first):
-            yield Origin(self._scan.source_file, place, value)
+            yield Origin(self._scan.file.name, place, value)
 
     def _place_of_text(self, text: str) -> int:
         return self._places_of_texts.get(text, -1)
@@ -280,7 +275,7 @@ class _Layout:
         taken[1:] = numbers[order][1:] == numbers[order][:-1]
         usable[by_number[order][taken]] = False
         self._ids, self._places = numbers[order][~taken], by_number[order][~taken]
-        n_pieces = min(-(-self._scan.path.stat().st_size // PIECE_BYTES), MAX_PIECES)
+        n_pieces = min(-(-self._scan.file.n_bytes // PIECE_BYTES), MAX_PIECES)
         per_piece = -(-table.num_rows // n_pieces)
         self._scan.per_piece = max(1, -(-per_piece // _PER_BATCH)) * _PER_BATCH
         self._refuse(table.filter(pa.array(~usable)), set(by_number[order][taken].tolist()))
@@ -296,7 +291,7 @@ class _Layout:
     def _refuse(self, entries: pa.Table, taken: set[int]) -> None:
         """Refuse pictures, for their ids where an earlier one has it: those at the places `taken`, and text ids."""
         index = self._scan.index()
-        with self._scan.opened() as stream:
+        with self._scan.file.opened() as stream:
             for origin in self._scan.origins(stream, entries):
                 number = origin.raw.get("id") if isinstance(origin.raw, dict) else None
                 by_text = isinstance(number, str) and self._place_of_text(number) not in (

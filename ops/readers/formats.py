@@ -33,7 +33,7 @@ from ops.readers.coco_scan import DetectionPiece
 from ops.readers.json_arrays import NotStreamable
 from ops.readers.row_files import DELIMITERS
 from ops.readers.rows import RawRow
-from ops.source_files import FileProblem, SourceFiles
+from ops.source_files import FileProblem, HeldFile, SourceFiles
 
 
 class Told(Protocol):
@@ -100,7 +100,8 @@ def _coco_in_columns(
     if isinstance(path, FileProblem):
         raise NotStreamable(path.detail)
     own = _own(told, _OF_COCO)
-    scan = coco_scan.scan(path, folder, told.annotations, told.options.get("templates", USUAL), **own)
+    held = HeldFile(files, told.annotations, path, path.stat().st_size)
+    scan = coco_scan.scan(held, folder, told.options.get("templates", USUAL), **own)
     yield from scan.pieces()
     yield chain(scan.refusals, scan.strays())
 

@@ -1,5 +1,8 @@
 """A source in a bucket, and a generated source below a root in a bucket, against a real server on loopback."""
 
+import json
+import pickle
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +10,11 @@ from pathlib import Path
 import boto3
 import pytest
 
+from ops import source_files
 from ops.normalise import normalise
-from ops.sources import Source, deliver, fingerprint
-from storage.objects import Store
+from ops.readers.coco_scan import DetectionPiece
+from ops.sources import Source, deliver, files_of, fingerprint, pieces_of
+from storage.objects import Store, StoreError
 from tests.ops.delivery import coco, encoded, json_lines, new_store, pixels, question
 from tests.ops.rosetta_answers import SETS, are_the_examples, are_the_pictures
 from tests.ops.rosetta_set import put_pictures
@@ -71,3 +76,27 @@ def test_the_rosetta_set_in_a_bucket_gives_the_same_tables(name, bucket, tmp_pat
     are_the_pictures(tables, pictures)
     are_the_examples(tables, pictures, areas)
     assert all(uri.startswith("s3://shelves/shelf/") for uri in tables.images["uri"].to_pylist())
+
+
+def test_a_piece_of_a_coco_file_is_read_on_a_machine_that_has_no_copy_of_it(bucket, tmp_path):
+    images = [{"id": n, "file_name": f"{n}.png", "width": 7, "height": 5} for n in (3, 4)]
+    boxes = [{"id": 1, "image_id": 3, "category_id": 1, "bbox": [1, 1, 2, 2]}]
+    boxes.append({"id": 2, "image_id": 4, "category_id": 1, "bbox": [1, 1]})
+    text = json.dumps(coco([*images, {"id": 3}], boxes))
+    Store(f"{bucket}/shelf").write_bytes("annotations.json", text.encode())
+    shelf = Source("shelf", "coco", f"{bucket}/shelf", "annotations.json")
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    piece, _ = pieces_of(shelf, files_of(shelf, new_store(tmp_path)), aside)
+    assert isinstance(piece, DetectionPiece)
+    here = list(piece.rows([0, 1]))
+    shutil.rmtree(aside)
+    sent = pickle.dumps(piece)
+    there = pickle.loads(sent)
+    assert [row.origin for row in there.rows([0, 1])] == [row.origin for row in here]
+    assert len(here) == 6  # two questions of the first picture, the second has none; two boxes to be judged
+    assert b"missing_field" not in sent  # what was refused of the file does not go with each of its pieces
+    Store(f"{bucket}/shelf").write_bytes("annotations.json", text.encode() + b" ")
+    source_files._FETCHED.clear()
+    with pytest.raises(StoreError, match="changed while it was read"):
+        list(there.rows([0]))
