@@ -43,7 +43,7 @@ def _asked(tmp_path, questions, images=(), boxes=(), options=None):
         ("[1, 2]", "broken_json"),
         ("7", "broken_json"),
         ("[" * 100_000, "broken_json"),
-        ('{"image_id": ' + "9" * 5000 + "}", "broken_json"),
+        ('{"image_id": ' + "9" * 5000 + "}", "missing_field"),
         (question(9), "unknown_image"),
         (question("1"), "unknown_image"),
         (question(True), "missing_field"),
