@@ -33,6 +33,7 @@ _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _SCALAR = re.compile(rb"[^\s,\[\]{}\"]+")
 _MARKS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _BETWEEN = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
+_BEFORE_END = np.frombuffer(b"] \t\r\n", np.uint8)
 _END = re.compile(rb"\}[ \t\r\n]*\][ \t\r\n]*[,}]")
 _NULL_BESIDE = re.compile(rb"\}[ \t\r\n]*null")
 _NO_NUMBER = re.compile(rb"[:,\[ \t\r\n](?:-N|-?Inf)")
@@ -235,8 +236,9 @@ class _Cut:
     """
 
     place: int
-    lines: bytes
-    several_lines: bool
+    text: bytes
+    lines: np.ndarray
+    """The text's bytes with an end of line between entries."""
     starts: np.ndarray
     lengths: np.ndarray
     is_last: bool
@@ -251,32 +253,43 @@ class _Cut:
         """
         walk.fill()
         data, at, place = walk.data, walk.at, walk.place
-        end, seam = _END.search(data, at), _BETWEEN.search(data, at)
-        stop = data.rfind(seam.group()) + 1 if seam is not None else 0
+        found = _BETWEEN.search(data, at)
+        between = found.group() if found is not None else b"},{"
+        seams, others = _closing(data, at, between)
+        ends = (mark for each in others if (mark := _END.match(data, at + each)) is not None)
+        end = next(ends, None)
+        stop = at + int(seams[-1]) + 1 if len(seams) else 0
         has_end = end is not None and stop > end.start() + 1 and not to_the_end
         if end is not None and not has_end:
             stop = end.start() + 1
         if data[at : at + 1] != b"{" or not stop:
             return None
         text = data[at:stop]
-        between = seam.group() if seam is not None and seam.start() < stop - 1 else b"},{"
-        seam_byte = 0x1E if b"\n" in text else 0x0A  # neither stands in a JSON text as it is
-        if seam_byte == 0x1E and b"\x1e" in text:
-            return None
-        lines = text.replace(between, b"}%c{" % seam_byte)
-        after = np.flatnonzero(np.frombuffer(lines, np.uint8) == seam_byte)
-        if seam_byte == 0x1E:
-            lines = lines.replace(b"\x1e", b"\n")
-        longer = (len(between) - len("}\n{")) * np.arange(len(after) + 1)
-        starts = np.concatenate([[0], after + 1]) + longer
-        stops = np.concatenate([after + longer[:-1], [len(text)]])
+        seams = seams[seams < len(text) - 1]
+        lines = np.frombuffer(text, np.uint8).copy()
+        lines[seams + between.index(b",")] = ord("\n")
+        starts = np.concatenate([[0], seams + len(between) - 1])
+        stops = np.concatenate([seams + 1, [len(text)]])
         walk.at = stop
         try:
             is_last = _past_entry(walk)
         except NotStreamable:
             walk.go_back(place)
             return None
-        return cls(place, lines, seam_byte == 0x1E, starts + place, stops - starts, is_last, has_end)
+        return cls(place, text, lines, starts + place, stops - starts, is_last, has_end)
+
+
+def _closing(data: bytes, at: int, between: bytes) -> tuple[np.ndarray, list[int]]:
+    """Places, from `at` on, of the brackets that begin the text `between`, and of those that an array may end after."""
+    symbols = np.frombuffer(data, np.uint8)[at:]
+    closing = np.flatnonzero(symbols == ord("}"))
+    inside = closing[: np.searchsorted(closing, len(symbols) - len(between), side="right")]
+    is_seam = np.ones(len(inside), bool)
+    for offset, symbol in enumerate(between):
+        is_seam &= symbols[inside + offset] == symbol
+    others = np.concatenate([inside[~is_seam], closing[len(inside) :]])
+    after = symbols[np.minimum(others + 1, len(symbols) - 1)]
+    return inside[is_seam], others[np.isin(after, _BEFORE_END)].tolist()
 
 
 def _parsed(cut: _Cut, schema: pa.Schema) -> pa.Table | None:
@@ -284,16 +297,16 @@ def _parsed(cut: _Cut, schema: pa.Schema) -> pa.Table | None:
     if _is_doubtful(cut):
         return None
     try:
-        if not cut.lines.isascii():
-            cut.lines.decode()  # the reader takes bytes for text that are none
+        if not cut.text.isascii():
+            cut.text.decode()  # the reader takes bytes for text that are none
     except UnicodeDecodeError:
         return None
     told = pj.ParseOptions(
-        explicit_schema=schema, unexpected_field_behavior="ignore", newlines_in_values=cut.several_lines
+        explicit_schema=schema, unexpected_field_behavior="ignore", newlines_in_values=b"\n" in cut.text
     )
     read = pj.ReadOptions(use_threads=False, block_size=2**20)
     try:
-        table = pj.read_json(pa.BufferReader(cut.lines), read, told)
+        table = pj.read_json(pa.BufferReader(pa.py_buffer(cut.lines)), read, told)
     except pa.ArrowException:
         return None
     return table if table.num_rows == len(cut.starts) else None
@@ -305,16 +318,14 @@ def _is_doubtful(cut: _Cut) -> bool:
     That are names of numbers and what is nested deeper than Python goes. A null beside the entries would bring Arrow's
     reader down with the whole process.
     """
-    lines, lengths = cut.lines, cut.lengths
-    if (b"-N" in lines or b"Inf" in lines) and _NO_NUMBER.search(lines):
+    text, lengths = cut.text, cut.lengths  # one letter is found faster than several
+    if ((b"N" in text and b"-N" in text) or (b"I" in text and b"Inf" in text)) and _NO_NUMBER.search(text):
         return True
-    if b"null" in lines and _NULL_BESIDE.search(lines):
+    if b"u" in text and b"null" in text and _NULL_BESIDE.search(text):
         return True
     long = np.flatnonzero(lengths > _MOST_NESTED)
-    starts = (np.cumsum(lengths + 1) - lengths - 1)[long]  # a line ends with one byte
-    entries = (
-        lines[start : start + n] for start, n in zip(starts.tolist(), lengths[long].tolist(), strict=True)
-    )
+    starts = (cut.starts[long] - cut.place).tolist()
+    entries = (text[start : start + n] for start, n in zip(starts, lengths[long].tolist(), strict=True))
     return any(entry.count(b"[") + entry.count(b"{") > _MOST_NESTED for entry in entries)
 
 
