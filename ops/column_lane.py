@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from ops.boxes import union_areas, xywh_columns
 from ops.pieces import Piece
 from ops.questions import TEMPLATES, Asked, ask_of_kind, ninth_of, words_of
+from ops.readers.coco_columns import looked_up
 from ops.readers.coco_scan import DetectionPiece
 from storage.tables import digests, schema_of
 
@@ -171,7 +172,8 @@ class _Groups:
 
 def _picture_rows(piece: DetectionPiece) -> np.ndarray:
     """The row of each box's picture among the piece's pictures."""
-    return np.searchsorted(piece.pictures["place"].to_numpy(), piece.boxes["picture"].to_numpy())
+    places = piece.pictures["place"].to_numpy()
+    return looked_up(piece.boxes["picture"].to_numpy(), places, np.arange(len(places)))
 
 
 def _starts(keys: np.ndarray) -> np.ndarray:
@@ -229,13 +231,26 @@ def _in_columns(asked: Asked) -> tuple[Any, ...]:
 def _ids(source: str, sha: pa.ChunkedArray, texts: pa.ChunkedArray, boxes: pa.Array) -> pa.Array:
     """What `ops.row_lane.example_id` gives, for all at once: the hash of the same JSON."""
     written = pc.binary_join_element_wise(f'[{json.dumps(source)}, "', sha, texts, boxes, "]]]", "")
-    return digests(
-        b"".join([sha256(each).digest()[:12] for each in written.cast(pa.binary()).to_pylist()]), 24
-    )
+    hashes = b"".join([each.digest() for each in map(sha256, written.cast(pa.binary()).to_pylist())])
+    return digests(np.frombuffer(hashes, np.uint8).reshape(-1, 32)[:, :12].tobytes(), 24)
 
 
 def _as_python_writes(values: np.ndarray) -> pa.Array:
-    """Numbers as `repr` writes them."""
+    """Numbers as `repr` writes them; those of at most two decimals, as people write them, from a list."""
+    known = _hundredths()
+    near = np.rint(values * 100)
+    listed = (near / 100 == values) & (near < len(known)) & ~np.signbit(values)
+    at = np.where(listed, near, 0).astype(np.int32)
+    at[~listed] = len(known) + np.arange(len(values) - listed.sum())
+    return pa.concat_arrays([known, _written(values[~listed])]).take(pa.array(at))
+
+
+@functools.cache
+def _hundredths() -> pa.Array:
+    return _written(np.arange(100_000) / 100)
+
+
+def _written(values: np.ndarray) -> pa.Array:
     size = np.abs(values)
     texts = pc.cast(pa.array(values), pa.string())
     other = (values == np.floor(values)) | (size < 1e-4) | (size >= 1e15)
