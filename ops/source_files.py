@@ -5,7 +5,8 @@ Not here: what the bytes mean (`ops/readers/`, `ops/pictures.py`) and the list o
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -111,6 +112,26 @@ class SourceFiles:
         if not isinstance(data, FileProblem):
             self.given.add(name)
         return data
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[BinaryIO | FileProblem]:
+        """A file as a stream that can be moved about in, of any length: memory holds what is read of it.
+
+        Raises StoreError as `read`.
+        """
+        with TemporaryDirectory(prefix="fetched-") as folder:
+            path = self.local_copy(name, Path(folder))
+            if isinstance(path, FileProblem):
+                yield path
+                return
+            try:
+                stream = path.open("rb")
+            except OSError as error:
+                yield FileProblem("unreadable_file", f"{path}: {error}"[:500])
+                return
+            with stream:
+                self.given.add(name)
+                yield stream
 
     def read_whole(self, name: str) -> bytes | FileProblem:
         """The bytes of an annotation file as `read` gives them, unless there are more than the limits allow."""

@@ -5,6 +5,8 @@ Here: bytes to Python values, and what is wrong with them. Not here: what the va
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 from ops.readers.rows import FieldError, Origin, Refusal, Repeated, shown
 from ops.source_files import FileProblem, SourceFiles
@@ -12,6 +14,7 @@ from ops.source_files import FileProblem, SourceFiles
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line of JSON Lines is refused undecoded; rows name their pictures, they do not hold them."""
 
+_SOME = 2**16
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -27,6 +30,24 @@ def file_bytes(files: SourceFiles, name: str, broken: str = "broken_json") -> by
     if not data.strip():
         return Refusal(Origin(name, None, None), "read", broken, "the file is empty")
     return data
+
+
+@contextmanager
+def stream_of(files: SourceFiles, name: str, broken: str = "broken_json") -> Iterator[BinaryIO | Refusal]:
+    """The same as a stream behind a byte order mark, of a file of any length."""
+    with files.opened(name) as opened:
+        if isinstance(opened, FileProblem):
+            yield Refusal(Origin(name, None, None), "read", opened.reason, opened.detail)
+            return
+        start = len(_BOM) if opened.read(len(_BOM)) == _BOM else 0
+        opened.seek(start)
+        while (some := opened.read(_SOME)) and not some.strip():
+            pass
+        if some:
+            opened.seek(start)
+            yield opened
+        else:
+            yield Refusal(Origin(name, None, None), "read", broken, "the file is empty")
 
 
 def whole_file(files: SourceFiles, name: str) -> object | Refusal:
@@ -60,22 +81,31 @@ def whole_object(files: SourceFiles, name: str, what: str) -> dict[str, object] 
 
 def lines(files: SourceFiles, name: str) -> Iterator[tuple[Origin, object] | Refusal]:
     """The values of a JSON Lines file with their 0-based line numbers; blank lines are no rows."""
-    data = file_bytes(files, name)
-    if isinstance(data, Refusal):
-        yield data
-        return
-    for number, line in enumerate(data.split(b"\n")):
-        if not line.strip():
-            continue
-        try:
-            if len(line) > MAX_LINE_BYTES:
-                detail = f"a line of {len(line)} bytes; {MAX_LINE_BYTES} are allowed"
-                raise FieldError("read", "unsupported", detail)
-            value = decoded(line)
-        except FieldError as error:
-            yield error.refusal(Origin(name, number, _text(line)))
-        else:
-            yield Origin(name, number, value), value
+    with stream_of(files, name) as stream:
+        if isinstance(stream, Refusal):
+            yield stream
+            return
+        for number, (line, n_bytes) in enumerate(_lines(stream)):
+            if not line.strip():
+                continue
+            try:
+                if n_bytes > MAX_LINE_BYTES:
+                    detail = f"a line of {n_bytes} bytes; {MAX_LINE_BYTES} are allowed"
+                    raise FieldError("read", "unsupported", detail)
+                value = decoded(line)
+            except FieldError as error:
+                yield error.refusal(Origin(name, number, _text(line)))
+            else:
+                yield Origin(name, number, value), value
+
+
+def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Lines without their ends, and their lengths; of one beyond MAX_LINE_BYTES the first so many bytes."""
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        n_bytes, last = len(line), line
+        while not last.endswith(b"\n") and (last := stream.readline(MAX_LINE_BYTES)):
+            n_bytes += len(last)
+        yield line.removesuffix(b"\n"), n_bytes - last.endswith(b"\n")
 
 
 def decoded(data: bytes) -> object:

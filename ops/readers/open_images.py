@@ -12,6 +12,7 @@ from typing import Any
 
 from ops.questions import USUAL
 from ops.readers.detections import Detection, Pictured, picture_name, rows
+from ops.readers.gathering import Gathering
 from ops.readers.row_files import names_by_code, rows_of
 from ops.readers.rows import (
     FieldError,
@@ -51,21 +52,21 @@ def read(
     if isinstance(names, Refusal):
         yield names
         names = {}
-    pictures: dict[str, Pictured] = {}
-    for row in rows_of(files, annotations, (".csv",)):
-        if isinstance(row, Refusal):
-            yield row
-            continue
-        origin, value = row
-        try:
-            fields = as_object(value)
-            name = picture_name(images, file_name(fields, "ImageID") + suffix)
-            thing = _detection(origin, fields, names)
-        except FieldError as error:
-            yield error.refusal(origin)
-            continue
-        pictures.setdefault(name, Pictured(origin, PictureRef(name))).detections.append(thing)
-    yield from rows(pictures.values(), CONVENTION, templates)
+    with Gathering() as gathering:
+        for row in rows_of(files, annotations, (".csv",)):
+            if isinstance(row, Refusal):
+                yield row
+                continue
+            origin, value = row
+            try:
+                fields = as_object(value)
+                name = picture_name(images, file_name(fields, "ImageID") + suffix)
+                thing = _detection(origin, fields, names)
+            except FieldError as error:
+                yield error.refusal(origin)
+                continue
+            gathering.add(Pictured(origin, PictureRef(name), [thing]))
+        yield from rows(gathering.pictures(), CONVENTION, templates)
 
 
 def _detection(origin: Origin, row: Mapping[str, object], names: Mapping[str, str] | None) -> Detection:

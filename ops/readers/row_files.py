@@ -9,12 +9,13 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import PurePosixPath
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ops.readers.class_labels import classes_of, with_names
-from ops.readers.json_files import file_bytes, lines, whole_list
+from ops.readers.json_files import file_bytes, lines, stream_of, whole_list
 from ops.readers.rows import FieldError, Origin, PictureRef, Refusal, as_object, file_name, shown
 from ops.source_files import SourceFiles
 
@@ -23,6 +24,9 @@ PARQUET_BATCH = 32
 """Rows of Parquet that are Python values at once; each may hold a picture of some megabytes."""
 
 MAX_COLUMNS = 10_000
+MAX_LINE_CHARACTERS = 16 * 2**20
+"""A longer line of CSV is refused unread."""
+_BUFFER_BYTES = 2**20
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 
 
@@ -58,7 +62,7 @@ def names_by_code(files: SourceFiles, name: str) -> dict[str, str] | Refusal:
     data = file_bytes(files, name, "broken_file")
     if isinstance(data, Refusal):
         return data
-    records = [*_records(csv.reader(_text(data), strict=True))]
+    records = [*_records(csv.reader(_TextLines(io.BytesIO(data)), strict=True))]
     for place, record in enumerate(records):
         if isinstance(record, csv.Error) or len(record) not in (0, 2) or not _is_utf8(record):
             seen = str(record) if isinstance(record, csv.Error) else shown(record)
@@ -105,13 +109,17 @@ def _json_list(files: SourceFiles, name: str) -> Iterator[Row]:
 
 
 def _parquet(files: SourceFiles, name: str) -> Iterator[Row]:
-    data = file_bytes(files, name, "broken_file")
-    if isinstance(data, Refusal):
-        yield data
-        return
+    with stream_of(files, name, "broken_file") as stream:
+        if isinstance(stream, Refusal):
+            yield stream
+        else:
+            yield from _rows_of_parquet(stream, name)
+
+
+def _rows_of_parquet(stream: BinaryIO, name: str) -> Iterator[Row]:
     place = 0
     try:
-        opened = pq.ParquetFile(io.BytesIO(data))
+        opened = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
         classes = classes_of(opened.schema_arrow.metadata)
         for batch in opened.iter_batches(batch_size=PARQUET_BATCH):
             for value in _values(batch):
@@ -142,11 +150,15 @@ def _values(batch: pa.RecordBatch) -> list[object]:
 
 def _csv(files: SourceFiles, name: str, delimiter: str) -> Iterator[Row]:
     """Rows by the names in the first line. Fields have csv.field_size_limit() characters, 131,072, at most."""
-    data = file_bytes(files, name, "broken_file")
-    if isinstance(data, Refusal):
-        yield data
-        return
-    records = csv.reader(_text(data), delimiter=delimiter, strict=True)
+    with stream_of(files, name, "broken_file") as stream:
+        if isinstance(stream, Refusal):
+            yield stream
+        else:
+            yield from _rows_of_csv(stream, name, delimiter)
+
+
+def _rows_of_csv(stream: BinaryIO, name: str, delimiter: str) -> Iterator[Row]:
+    records = csv.reader(_TextLines(stream), delimiter=delimiter, strict=True)
     header = _header(name, next(_records(records), []), delimiter)
     if isinstance(header, Refusal):
         yield header
@@ -165,9 +177,27 @@ def _csv(files: SourceFiles, name: str, delimiter: str) -> Iterator[Row]:
             yield Origin(name, place, row), row
 
 
-def _text(data: bytes) -> io.TextIOWrapper:
-    """Bytes as lines of text; what is not UTF-8 becomes halves of surrogate pairs, to be refused row by row."""
-    return io.TextIOWrapper(io.BytesIO(data), "utf-8", errors="surrogateescape", newline="")
+class _TextLines:
+    """Bytes as lines of text; what is not UTF-8 becomes halves of surrogate pairs, to be refused row by row.
+
+    A line beyond MAX_LINE_CHARACTERS is a csv.Error, and the next one follows.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._text = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
+
+    def __iter__(self) -> "_TextLines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(MAX_LINE_CHARACTERS + 1)
+        if not line:
+            raise StopIteration
+        if len(line) <= MAX_LINE_CHARACTERS or line.endswith(("\n", "\r")):
+            return line
+        while line and not line.endswith(("\n", "\r")):
+            line = self._text.readline(MAX_LINE_CHARACTERS)
+        raise csv.Error(f"a line of more than {MAX_LINE_CHARACTERS} characters")
 
 
 def _records(records: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:

@@ -117,6 +117,10 @@ class FieldError(Exception):
         super().__init__(detail)
         self.stage, self.reason, self.detail = stage, reason, detail
 
+    def __reduce__(self) -> tuple[type["FieldError"], tuple[str, str, str]]:
+        """For pickling: an exception is otherwise made again from its message alone."""
+        return type(self), (self.stage, self.reason, self.detail)
+
     def refusal(self, origin: Origin) -> Refusal:
         """The refusal of the row at `origin` for this field."""
         return Refusal(origin, self.stage, self.reason, self.detail)

@@ -18,6 +18,7 @@ from ops.questions import USUAL
 from ops.readers.class_labels import ClassCode, named
 from ops.readers.detections import Detection, Pictured, picture_name
 from ops.readers.detections import rows as rows_of_pictures
+from ops.readers.gathering import Gathering
 from ops.readers.row_files import names_by_code, picture_of, rows_of
 from ops.readers.rows import (
     ANSWER_TYPES,
@@ -85,30 +86,25 @@ def read(files: SourceFiles, annotations: str, options: Mapping[str, Any]) -> It
         names = {}
     columns, convention = options.get("columns") or {}, options.get("box_convention")
     reading = _Reading(columns, convention, options.get("images", ""), names, options.get("templates", USUAL))
-    pictures: dict[str, Pictured] = {}
-    for row in rows_of(files, annotations, KINDS, options.get("delimiter")):
-        if isinstance(row, Refusal):
-            yield row
-            continue
-        origin, value = row
-        try:
-            fields = _Fields(as_object(value), reading)
-            if fields.is_detection:
-                yield from _gathered(pictures, _pictured(origin, fields), reading)
+    with Gathering() as gathering:
+        for row in rows_of(files, annotations, KINDS, options.get("delimiter")):
+            if isinstance(row, Refusal):
+                yield row
+                continue
+            origin, value = row
+            try:
+                fields = _Fields(as_object(value), reading)
+                new = _pictured(origin, fields) if fields.is_detection else _example(origin, fields)
+            except FieldError as error:
+                yield error.refusal(origin)
+                continue
+            if isinstance(new, RawExample):
+                yield new
+            elif new.picture.data is not None:
+                yield from rows_of_pictures([new], convention or "", reading.templates)
             else:
-                yield _example(origin, fields)
-        except FieldError as error:
-            yield error.refusal(origin)
-    yield from rows_of_pictures(pictures.values(), convention or "", reading.templates)
-
-
-def _gathered(pictures: dict[str, Pictured], new: Pictured, reading: _Reading) -> Iterator[RawRow]:
-    if new.picture.data is not None:
-        yield from rows_of_pictures([new], reading.convention or "", reading.templates)
-        return
-    known = pictures.setdefault(new.picture.file_name, new)
-    if known is not new:
-        known.detections.extend(new.detections)
+                gathering.add(new)
+        yield from rows_of_pictures(gathering.pictures(), convention or "", reading.templates)
 
 
 def _pictured(origin: Origin, fields: "_Fields") -> Pictured:
