@@ -74,20 +74,21 @@ def from_rows(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """A table from dicts; nullable columns may be left out. Raises TableError with every mismatch."""
     schema = schema_of(name)
     known = set(schema.names)
-    problems = []
-    for index, row in enumerate(rows):
-        unknown = sorted(set(row) - known)
-        missing = [f.name for f in schema if not f.nullable and row.get(f.name) is None]
-        if unknown:
-            problems.append(f"row {index}: unknown columns {unknown}")
-        if missing:
-            problems.append(f"row {index}: no value for {missing}")
+    problems = [
+        f"row {index}: unknown columns {sorted(set(row) - known)}"
+        for index, row in enumerate(rows)
+        if not known.issuperset(row)
+    ]
     columns = []
     for field in schema:
         try:
             columns.append(pa.array([row.get(field.name) for row in rows], type=field.type))
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             problems.append(f"column {field.name}: wanted {field.type} ({error})")
+            continue
+        if columns[-1].null_count and not field.nullable:
+            empty = np.flatnonzero(columns[-1].is_null()).tolist()
+            problems += [f"row {index}: no value for [{field.name!r}]" for index in empty]
     _raise_if_any(name, problems)
     table = pa.Table.from_arrays(columns, schema=schema)
     _raise_if_any(name, mismatches(name, table))
