@@ -91,6 +91,19 @@ def blocks(stream: BinaryIO, schemas: Mapping[str, pa.Schema | None]) -> Iterato
         raise NotStreamable("something follows the object")
 
 
+def values(stream: BinaryIO) -> Iterator[object]:
+    """The values of a file that is one JSON list, decoded block by block.
+
+    Raises NotStreamable, after the values before it, at whatever the whole file would be refused for.
+    """
+    walk = _Walk(stream)
+    with ThreadPoolExecutor(1) as unused:
+        for block in _array(walk, "", None, unused):
+            yield from block.values or ()
+    if walk.peek():
+        raise NotStreamable("something follows the list")
+
+
 class _Walk:
     """A position in a stream with the bytes that follow it."""
 
@@ -349,7 +362,7 @@ def _decoded(walk: _Walk, key: str, first: int) -> Block | None:
             after = _past_space(text, stop)
         except (ValueError, RecursionError):
             break
-        if after >= len(text):  # what looks like a number's end may be its middle
+        if text[after : after + 1] not in (",", "]"):  # what looks like a number's end may be its middle
             break
         entry = text[at:stop].encode("utf-8", "surrogateescape")
         _check_utf8(entry)

@@ -9,13 +9,13 @@ task without results that of the task, among the tasks and the results that coun
 
 import math
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ops.questions import USUAL
 from ops.readers.detections import Detection, Pictured, annotation_files, picture_name, rows
-from ops.readers.json_files import whole_list
+from ops.readers.json_lists import list_entries
 from ops.readers.rows import FieldError, Origin, PictureRef, RawBox, RawRow, Refusal, as_object, shown
 from ops.readers.shapes import around, around_turned
 from ops.source_files import SourceFiles
@@ -43,13 +43,8 @@ def read(
 ) -> Iterator[RawRow]:
     """Yield the raw rows of one JSON file, or of all below a folder."""
     for name in annotation_files(files, annotations, ".json"):
-        tasks = whole_list(files, name, "tasks")
-        if isinstance(tasks, Refusal):
-            yield tasks
-        else:
-            yield from rows(
-                _pictures(name, tasks, images, image_field, take, annotator), CONVENTION, templates
-            )
+        tasks = list_entries(files, name, "tasks")
+        yield from rows(_pictures(name, tasks, images, image_field, take, annotator), CONVENTION, templates)
 
 
 def picture_of(data: Mapping[str, object], image_field: str | None, images: str | None) -> str:
@@ -120,14 +115,18 @@ def _names(entry: Mapping[str, object]) -> set[str]:
 
 def _pictures(
     name: str,
-    tasks: list[object],
+    tasks: Iterable[tuple[Origin, object] | Refusal],
     images: str | None,
     image_field: str | None,
     take: str,
     annotator: str | None,
 ) -> Iterator[Pictured | Refusal]:
     place = 0
-    for task in tasks:
+    for entry in tasks:
+        if isinstance(entry, Refusal):
+            yield entry
+            return
+        _, task = entry
         origin = Origin(name, place, task)
         place += 1
         try:

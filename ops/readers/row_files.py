@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ops.readers.class_labels import classes_of, with_names
-from ops.readers.json_files import file_bytes, lines, stream_of, whole_list
+from ops.readers.json_files import file_bytes, lines, stream_of
+from ops.readers.json_lists import list_entries
 from ops.readers.rows import FieldError, Origin, PictureRef, Refusal, as_object, file_name, shown
 from ops.source_files import SourceFiles
 
@@ -95,17 +96,9 @@ def _readers(delimiter: str | None) -> dict[str, Callable[[SourceFiles, str], It
         ".csv": partial(_csv, delimiter=told or ","),
         ".tsv": partial(_csv, delimiter=told or "\t"),
         ".jsonl": lines,
-        ".json": _json_list,
+        ".json": partial(list_entries, what="rows"),
         ".parquet": _parquet,
     }
-
-
-def _json_list(files: SourceFiles, name: str) -> Iterator[Row]:
-    content = whole_list(files, name, "rows")
-    if isinstance(content, Refusal):
-        yield content
-    else:
-        yield from ((Origin(name, place, value), value) for place, value in enumerate(content))
 
 
 def _parquet(files: SourceFiles, name: str) -> Iterator[Row]:

@@ -17,7 +17,8 @@ from ops.questions import USUAL
 from ops.readers import detections
 from ops.readers.coco import Identifier, annotated_wh, identifier
 from ops.readers.detections import Detection, Pictured, picture_name
-from ops.readers.json_files import whole_list, whole_object
+from ops.readers.json_files import whole_object
+from ops.readers.json_lists import list_entries
 from ops.readers.rows import (
     FieldError,
     Origin,
@@ -71,13 +72,12 @@ def read(
 
 
 def _pictures(files: SourceFiles, name: str, images: str) -> tuple[Pictures, list[Refusal]]:
-    content = whole_list(files, name, "pictures")
-    if isinstance(content, Refusal):
-        return {}, [content]
     pictures: dict[Identifier, PictureRef] = {}
     refusals = []
-    for place, value in enumerate(content):
-        origin = Origin(name, place, value)
+    for row in list_entries(files, name, "pictures"):
+        if isinstance(row, Refusal):
+            return {}, [row]
+        origin, value = row
         try:
             entry = as_object(value)
             image = identifier(entry, "image_id")
@@ -100,12 +100,11 @@ def _file_name(url: str, images: str) -> str:
 
 def _entries(files: SourceFiles, name: str, key: str, pictures: Pictures) -> Iterator[Entry | Refusal]:
     """The pictures of a file, each with its list `key`; an entry without a known picture is refused as one row."""
-    content = whole_list(files, name, f"pictures with {key}")
-    if isinstance(content, Refusal):
-        yield content
-        return
-    for place, value in enumerate(content):
-        origin = Origin(name, place, value)
+    for row in list_entries(files, name, f"pictures with {key}"):
+        if isinstance(row, Refusal):
+            yield row
+            return
+        origin, value = row
         try:
             entry = as_object(value)
             image = identifier(entry, "image_id" if "image_id" in entry else "id")

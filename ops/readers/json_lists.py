@@ -1,0 +1,39 @@
+"""Files that hold one JSON list, entry by entry; a large one takes no more memory than a few entries.
+
+Not here: what entries mean, and where they begin and end in the bytes (`ops/readers/json_arrays.py`).
+"""
+
+from collections.abc import Iterator
+
+from ops.readers.json_arrays import NotStreamable, values
+from ops.readers.json_files import whole_list
+from ops.readers.rows import Origin, Refusal
+from ops.source_files import FileProblem, SourceFiles
+
+LARGE_BYTES = 64 * 2**20
+"""A longer file is walked over twice, since a file that is broken anywhere is refused as a whole."""
+
+
+def list_entries(files: SourceFiles, name: str, what: str) -> Iterator[tuple[Origin, object] | Refusal]:
+    """The entries of a list of `what` with their 0-based places, or the refusal of the whole file."""
+    with files.opened(name) as stream:
+        if not isinstance(stream, FileProblem) and stream.seek(0, 2) > LARGE_BYTES:
+            try:
+                stream.seek(0)
+                for _ in values(stream):
+                    pass
+            except NotStreamable:
+                pass
+            else:
+                stream.seek(0)
+                yield from _placed(name, values(stream))
+                return
+    content = whole_list(files, name, what)
+    if isinstance(content, Refusal):
+        yield content
+    else:
+        yield from _placed(name, iter(content))
+
+
+def _placed(name: str, entries: Iterator[object]) -> Iterator[tuple[Origin, object]]:
+    return ((Origin(name, place, value), value) for place, value in enumerate(entries))
