@@ -96,10 +96,12 @@ class _Lane:
             made = column_lane.take(piece, self._source.name, images, plain, edges)
         if plain.all():
             return made
-        names, places = (piece.pictures[name].to_pylist() for name in ("file_name", "place"))
-        place_of = dict(zip(reversed(names), reversed(places), strict=True))
-        others = piece.pictures["place"].filter(pa.array(~plain)).to_pylist()
-        for more in self._rows.pieces(piece.rows(others), lambda picture: place_of[picture.file_name]):
+        others = piece.pictures["place"].filter(pa.array(~plain))
+        theirs = piece.boxes.filter(pc.is_in(piece.boxes["picture"], others))
+        pairs = zip(theirs["place"].to_pylist(), theirs["picture"].to_pylist(), strict=True)
+        picture_of = dict(pairs)  # by the annotation at which a question stands
+        rows = piece.rows(others.to_pylist())
+        for more in self._rows.pieces(rows, lambda row: picture_of[row.origin.source_row]):
             made = together(made, more)
         return made
 

@@ -41,11 +41,12 @@ class RowLane:
         self._sizes_must_agree = source.options.get("annotated_size", "must_agree") == "must_agree"
 
     def pieces(
-        self, rows: Iterable[RawRow], place_of: Callable[[PictureRef], int] = lambda picture: 0
+        self, rows: Iterable[RawRow], place_of: Callable[[RawExample], int] = lambda row: 0
     ) -> Iterator[Piece]:
         """Rows to pieces of at most ROWS_PER_PIECE rows, or of little more than BYTES_PER_PIECE of pictures.
 
-        place_of: the place of a picture among others, for `Piece.order`. Raises StoreError if a bucket's server fails.
+        place_of: the place of a row's picture among others, for `Piece.order`. Raises StoreError if a bucket's server
+        fails.
         """
         made = _Made()
         for row, opened in self._pictures.of(rows, _picture_of):
@@ -60,7 +61,7 @@ class RowLane:
         row: RawRow,
         opened: Opened | Unusable | None,
         made: "_Made",
-        place_of: Callable[[PictureRef], int],
+        place_of: Callable[[RawExample], int],
     ) -> None:
         made.n_rows += 1
         if isinstance(row, RawAnnotation):
@@ -81,9 +82,7 @@ class RowLane:
         except _UnusableError as error:
             made.refusals.append(Refusal(row.origin, error.stage, error.reason, error.detail))
             return
-        made.add(
-            example, box_rows, self._pictures.row_of(row.picture, opened), place_of(row.picture), row.origin
-        )
+        made.add(example, box_rows, self._pictures.row_of(row.picture, opened), place_of(row), row.origin)
 
     def _converted(self, row: RawExample, opened: Opened) -> list[Box]:
         if len(row.boxes) > self._max_boxes:

@@ -258,3 +258,19 @@ def test_a_key_that_is_read_and_comes_twice_costs_the_box(key, tmp_path, monkeyp
     assert "more than once" in " ".join(columns.quarantine["detail"].to_pylist())
     refused = [sorted(_rows(tables, "quarantine"), key=str) for tables in (rows, columns)]
     assert refused[0] == refused[1]
+
+
+@pytest.mark.parametrize("how", ["kept", "unread"])
+def test_rows_stand_in_the_order_of_their_pictures_though_two_of_them_share_a_file(
+    how, tmp_path, monkeypatch
+):
+    """The last picture is the first one's file again, and is no plain one: its second box has no width."""
+    names = ["a.png", "b.png", "c.png", "a.png"]
+    boxes = [_box(n, n, [1, 1, 2 + n / 8, 2], 1) for n in range(4)] + [_box(9, 3, [1, 1, 0, 2], 2)]
+    categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "plate"}]
+    content = {"images": [_image(n, name) for n, name in enumerate(names)]}
+    _delivered(tmp_path, json.dumps(content | {"annotations": boxes, "categories": categories}))
+    columns = normalise(source(tmp_path / "shelf", options={"pictures": how}), new_store(tmp_path))
+    conserved(columns)
+    assert columns.examples["source_row"].to_pylist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert set(columns.quarantine["source_row"].to_pylist()) == {4}
