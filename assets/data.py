@@ -21,8 +21,9 @@ from ops.normalise import NothingLeft, normalise_into
 from ops.source_warnings import hint
 from ops.sources import Source
 from ops.split import assign
-from storage.catalog import build, current_artifacts, questions
+from storage.catalog import build, questions
 from storage.code import code_of
+from storage.current import State
 from storage.lineage import Artifact, Ledger, LineageError, Work
 from storage.tables import batches
 
@@ -156,8 +157,9 @@ def splits(
 )
 def catalog(ledger: dg.ResourceParam[Ledger]) -> dg.MaterializeResult:
     """Build aside, swap in, hold against a second build."""
-    address = build(ledger)
-    shown = current_artifacts(ledger)
+    state = State.of(ledger)
+    address = build(ledger, state=state)
+    shown = state.current
     rows: dict[str, int] = {}
     for artifact in shown:
         if artifact.n_rows is not None:

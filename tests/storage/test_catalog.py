@@ -178,7 +178,7 @@ def test_tables_of_another_schema_version_are_refused(world: SmallWorld):
     old = replace(world.splits, versions={**world.splits.versions, "schema": "0"})
     world.ledger.point("data/splits", "", old)
     with pytest.raises(
-        CatalogError, match=r"1 tables have another schema version than 4: splits  \(version 0\)"
+        CatalogError, match=r"1 tables have another schema version than 5: splits  \(version 0\)"
     ):
         build(world.ledger)
 
