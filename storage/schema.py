@@ -183,7 +183,7 @@ _PREDICTIONS = pa.schema(
         _maybe(
             "correct",
             _BOOL,
-            "whether the scorer of the answer type accepts the answer; null = nothing was asked",
+            "whether the scorer of the answer type accepts the answer; null = its picture cannot be read",
         ),
         _maybe("accuracy_score", _F64, "the scorer's value, 0 to 1"),
         _maybe("format_valid", _BOOL, "whether the completion has the wanted form"),

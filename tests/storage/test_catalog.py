@@ -218,6 +218,27 @@ def test_prior_conflict_accuracy(root: str):
     ]
 
 
+def test_an_example_that_was_not_measured_is_neither_right_nor_wrong(root: str, world: SmallWorld):
+    table = world.ledger.read_table(world.evidence["base"]["predictions"])
+    kept = ("policy_id", "policy", "example_id", "image_sha256")
+    said = table.to_pylist()
+    said[0] = {name: said[0][name] for name in kept} | {"unscorable_reason": "undecodable_picture"}  # e2
+    work = Work("by_hand", "base")
+    made = world.ledger.put_table(work, "predictions", "predictions", from_rows("predictions", said))
+    world.ledger.point("evidence/predictions", "base", made)
+    world.ledger.forget("evidence/saliency_maps", "base")
+    build(world.ledger)
+    (by_kind, _) = rows(root, "accuracy_by_kind")
+    assert by_kind == {"policy": "base", "question_kind": "colour", "accuracy": 1.0, "n": 1}
+    conflict = rows(root, "prior_conflict_accuracy")[1]
+    assert (conflict["policy"], conflict["accuracy_conflict"], conflict["n_conflict"]) == ("base", None, 0)
+    assert (conflict["accuracy_control"], conflict["n_control"]) == (1.0, 1)
+    unscored = {
+        row["unscorable_reason"]: row["n"] for row in rows(root, "why_no_map") if row["policy"] == "base"
+    }
+    assert unscored == {"undecodable_picture": 1, "no_thought": 1}
+
+
 def test_lift_by_policy_stands_beside_its_chance_and_n(root: str):
     # Only e2 has a map; e3 counts as unscorable and not as zero.
     first, second = rows(root, "lift_by_policy")
