@@ -21,9 +21,8 @@ from ops.normalise import NothingLeft, normalise_into
 from ops.source_warnings import hint
 from ops.sources import Source
 from ops.split import assign
-from storage.catalog import build, questions
+from storage.catalog import CATALOG, build, build_and_compare, questions
 from storage.code import code_of
-from storage.current import State
 from storage.lineage import Artifact, Ledger, LineageError, Work
 from storage.tables import batches
 
@@ -157,8 +156,7 @@ def splits(
 )
 def catalog(ledger: dg.ResourceParam[Ledger]) -> dg.MaterializeResult:
     """Build aside, swap in, hold against a second build."""
-    state = State.of(ledger)
-    address = build(ledger, state=state)
+    state, problems = build_and_compare(ledger)
     shown = state.current
     rows: dict[str, int] = {}
     for artifact in shown:
@@ -166,12 +164,12 @@ def catalog(ledger: dg.ResourceParam[Ledger]) -> dg.MaterializeResult:
             rows[f"rows_{artifact.kind}"] = rows.get(f"rows_{artifact.kind}", 0) + artifact.n_rows
     return dg.MaterializeResult(
         metadata={
-            "dagster/uri": dg.MetadataValue.url(address),
+            "dagster/uri": dg.MetadataValue.url(ledger.store.url(CATALOG)),
             "questions": dg.MetadataValue.json(questions()),
             "n_artifacts": dg.MetadataValue.int(len(shown)),
             **{name: dg.MetadataValue.int(count) for name, count in sorted(rows.items())},
         },
-        check_results=[checks.agrees(ledger)],
+        check_results=[checks.agrees(problems)],
     )
 
 

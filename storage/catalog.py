@@ -25,6 +25,7 @@ from storage.schema import SCHEMA_VERSION, TABLE_DESCRIPTIONS, TABLES
 from storage.settings import S3Limits
 
 CATALOG = "catalog.duckdb"
+ATTEMPTS = 5
 
 _DUCKDB_TYPES = {
     pa.string(): "VARCHAR",
@@ -223,6 +224,20 @@ def problems(ledger: Ledger, state: State | None = None) -> list[str]:
             new = _content(rebuilt)
     changed = [part for part in new if not _alike(old.get(part), new[part])]
     return found + [f"{part}: not as a rebuild makes it; build the catalogue again" for part in changed]
+
+
+def build_and_compare(ledger: Ledger) -> tuple[State, list[str]]:
+    """Build, and hold the stored file against the state that it was built from: that state, and `problems`.
+
+    Other processes may write meanwhile, and build: where the file differs and the ledger moved, it is done again.
+    """
+    for _ in range(ATTEMPTS):
+        state = State.of(ledger)
+        build(ledger, state=state)
+        found = problems(ledger, state)
+        if not found or State.of(ledger) == state:
+            return state, found
+    return state, [*found, f"{ATTEMPTS} times another process wrote while the catalogue was compared"]
 
 
 def _n_rows(ledger: Ledger, artifacts: Sequence[Artifact]) -> int:

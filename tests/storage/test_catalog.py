@@ -9,8 +9,8 @@ import pytest
 
 from storage import catalog
 from storage.catalog import CatalogError, build, connect, query, questions
-from storage.lineage import Ledger, Work
-from storage.objects import sha256_bytes
+from storage.lineage import Artifact, Ledger, Work
+from storage.objects import Store, sha256_bytes
 from storage.schema import TABLE_DESCRIPTIONS, TABLES
 from storage.tables import empty, from_rows
 from tests.storage import small_world
@@ -100,6 +100,29 @@ def test_a_catalogue_that_lags_behind_is_noticed(root: str, world: SmallWorld):
     problems = catalog.problems(world.ledger)
     assert "view quarantine: 1 rows, the current Parquet files have 3" in problems
     assert {problem.split(":")[0] for problem in problems} == {"view quarantine", "views", "artifacts"}
+
+
+class WithNeighbour(Ledger):
+    """A ledger on whose root another one writes as soon as its records were read for the first time."""
+
+    wrote = False
+
+    def everything(self) -> list[Artifact]:
+        found = super().everything()
+        if not self.wrote:
+            self.wrote = True
+            other = Ledger(Store(self.store.root))
+            refused = from_rows("quarantine", [small_world.refusal()])
+            table = other.put_table(Work("ops.normalise", "third"), "q", "quarantine", refused)
+            other.point("data/quarantine", "third", table)
+        return found
+
+
+def test_a_write_while_the_catalogue_is_held_against_the_files_is_not_seen(root: str, world: SmallWorld):
+    ledger = WithNeighbour(world.ledger.store)
+    assert catalog.problems(ledger) == []
+    assert ledger.wrote
+    assert "view quarantine: 1 rows, the current Parquet files have 2" in catalog.problems(ledger)
 
 
 def test_a_reader_with_the_old_file_open_keeps_working_and_new_ones_see_the_new(root: str, world: SmallWorld):
