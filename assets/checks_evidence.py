@@ -64,7 +64,15 @@ def answered(predictions: pa.Table, splits: pa.Table, split: str, max_rows: int)
         )
         if bad
     ]
-    return outcome(ANSWERED, problems, f"{len(seen)} of {expected}", n=len(seen))
+    not_measured = predictions.filter(pc.is_null(predictions["correct"]))
+    said, told = f"{len(seen)} of {expected}", {}
+    if not_measured.num_rows:
+        said += f", {not_measured.num_rows} of them not measured: the picture cannot be read"
+        names = zip(
+            *(not_measured[name].to_pylist() for name in ("example_id", "unscorable_reason")), strict=True
+        )
+        told = {"not_measured": [f"{example_id} ({reason})" for example_id, reason in names][:20]}
+    return outcome(ANSWERED, problems, said, n=len(seen), n_not_measured=not_measured.num_rows, **told)
 
 
 def one_map(predictions: pa.Table, maps: pa.Table) -> AssetCheckResult:

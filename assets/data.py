@@ -21,7 +21,7 @@ from ops.normalise import NothingLeft, normalise_into
 from ops.source_warnings import hint
 from ops.sources import Source
 from ops.split import assign
-from storage.catalog import build, current_artifacts, questions
+from storage.catalog import CATALOG, build, build_and_compare, questions
 from storage.code import code_of
 from storage.lineage import Artifact, Ledger, LineageError, Work
 from storage.tables import batches
@@ -156,20 +156,20 @@ def splits(
 )
 def catalog(ledger: dg.ResourceParam[Ledger]) -> dg.MaterializeResult:
     """Build aside, swap in, hold against a second build."""
-    address = build(ledger)
-    shown = current_artifacts(ledger)
+    state, problems = build_and_compare(ledger)
+    shown = state.current
     rows: dict[str, int] = {}
     for artifact in shown:
         if artifact.n_rows is not None:
             rows[f"rows_{artifact.kind}"] = rows.get(f"rows_{artifact.kind}", 0) + artifact.n_rows
     return dg.MaterializeResult(
         metadata={
-            "dagster/uri": dg.MetadataValue.url(address),
+            "dagster/uri": dg.MetadataValue.url(ledger.store.url(CATALOG)),
             "questions": dg.MetadataValue.json(questions()),
             "n_artifacts": dg.MetadataValue.int(len(shown)),
             **{name: dg.MetadataValue.int(count) for name, count in sorted(rows.items())},
         },
-        check_results=[checks.agrees(ledger)],
+        check_results=[checks.agrees(problems)],
     )
 
 

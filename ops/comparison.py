@@ -215,7 +215,10 @@ def compare(
 
 
 def gather(predictions: pa.Table, examples: pa.Table, splits: pa.Table) -> dict[str, dict[str, Row]]:
-    """policy -> example_id -> one row: the prediction, its example's columns and `majority_rate`."""
+    """policy -> example_id -> one row: the prediction, its example's columns and `majority_rate`.
+
+    Examples that were not measured, whose picture cannot be read, are left out: they are neither right nor wrong.
+    """
     rates = majority_rates(examples, splits)
     overall = rates.get(None)
     wanted = set(predictions["example_id"].to_pylist())
@@ -225,7 +228,7 @@ def gather(predictions: pa.Table, examples: pa.Table, splits: pa.Table) -> dict[
     }
     problems = [f"example {e}: answered, but not in the examples table" for e in sorted(wanted - set(known))]
     by_policy: dict[str, dict[str, Row]] = defaultdict(dict)
-    for row in predictions.to_pylist():
+    for row in predictions.filter(predictions["correct"].is_valid()).to_pylist():
         answers = by_policy[row["policy"]]
         if row["example_id"] in answers:
             problems.append(f"policy {row['policy']}: two answers to example {row['example_id']}; wanted one")

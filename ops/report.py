@@ -124,6 +124,7 @@ def context(inputs: ReportInputs) -> dict[str, Any]:
         "scale_uri": gallery.data_uri(overlays.scale_png(), "image/png"),
         "sources": report_tables.sources(inputs.examples, inputs.quarantine, inputs.splits, inputs.images),
         "quarantine": report_tables.refused(inputs.quarantine),
+        "not_measured": report_tables.not_measured(inputs.predictions),
         "profiles": profile_section.sources(
             inputs.source_profiles, inputs.source_warnings, inputs.contact_sheets
         ),

@@ -3,7 +3,7 @@
 Only counting of rows that are already there; what is measured about policies is ops/comparison.py.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -75,6 +75,18 @@ def refused(quarantine: pa.Table) -> list[dict[str, Any]]:
     return [
         {"source": key[0], "stage": key[1], "reason": key[2], "n": n, "detail": first[key]}
         for key, n in ranked
+    ]
+
+
+def not_measured(predictions: pa.Table) -> list[dict[str, Any]]:
+    """Held-out examples whose picture cannot be read, by policy and reason, each with its first example."""
+    rows = predictions.filter(predictions["correct"].is_null()).sort_by("example_id")
+    named: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in rows.select(["policy", "unscorable_reason", "example_id"]).to_pylist():
+        named[row["policy"], row["unscorable_reason"]].append(row["example_id"])
+    return [
+        {"policy": policy, "reason": reason, "n": len(ids), "first": ids[0]}
+        for (policy, reason), ids in sorted(named.items())
     ]
 
 

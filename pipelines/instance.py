@@ -5,7 +5,6 @@ Nothing about data belongs here.
 
 import fcntl
 import os
-import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +14,10 @@ import dagster as dg
 from dagster import DagsterRunStatus, RunsFilter
 
 from assets.partitions import SOURCES
+from pipelines.home import settle
 from storage.objects import sha256_bytes
 from storage.settings import Settings, SettingsError
 
-TEMPLATE = Path(__file__).parent / "dagster.yaml"
 RUNNER_TAG = "saliency_r1/runner"
 UNFINISHED = [
     DagsterRunStatus.NOT_STARTED,
@@ -50,10 +49,7 @@ def prepared_home(settings: Settings) -> Path:
             f"SALIENCY_R1_ROOT={settings.root} with DAGSTER_HOME={home}: {error.strerror}; "
             "wanted folders that can be made and written, or s3://bucket/prefix for the root"
         ) from error
-    if not (home / "dagster.yaml").exists():
-        part = home / f".dagster.yaml.{uuid.uuid4().hex}"
-        shutil.copyfile(TEMPLATE, part)
-        part.replace(home / "dagster.yaml")  # another process may look for it at this moment
+    settle(home)
     return home
 
 

@@ -20,6 +20,7 @@ import dagster as dg
 
 from ops.sources import SourceError
 from pipelines.definitions import build_defs
+from pipelines.home import lacking
 from pipelines.instance import (
     RUNNER_TAG,
     holders,
@@ -93,6 +94,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def work(given: Given, job: str) -> None:
     """Run the job's steps in order. Raises StepError, KeyboardInterrupt."""
     home = prepared_home(given.settings)
+    if problem := lacking(home):
+        print(f"warning: {problem}", file=sys.stderr)
     os.environ["DAGSTER_HOME"] = str(home)
     with (
         warnings.catch_warnings(),

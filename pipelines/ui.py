@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ops.sources import SourceError
+from pipelines.home import lacking
 from pipelines.instance import opened, prepared_home, sync_sources
 from pipelines.resources import environment_of, read
 from storage.settings import Settings, SettingsError
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     home = prepared_home(given.settings)
+    if problem := lacking(home):
+        print(f"warning: {problem}", file=sys.stderr)
     with opened(home) as instance:
         sync_sources(instance, list(given.sources))
     os.environ.update(environment_of(given.settings), DAGSTER_HOME=str(home))

@@ -5,7 +5,6 @@ that are counted once, when the catalogue is built, to `sql/kept/*.sql`. The fil
 and readers open it read-only, so nobody waits for anybody.
 """
 
-import json
 import math
 import os
 import tempfile
@@ -18,12 +17,15 @@ import duckdb
 import pyarrow as pa
 
 from storage.artifacts import Artifact
+from storage.current import State
+from storage.ledger_tables import LEDGER_DESCRIPTIONS, LEDGER_TABLES, ledger_table
 from storage.lineage import Ledger
 from storage.objects import Store, StoreError
 from storage.schema import SCHEMA_VERSION, TABLE_DESCRIPTIONS, TABLES
 from storage.settings import S3Limits
 
 CATALOG = "catalog.duckdb"
+ATTEMPTS = 5
 
 _DUCKDB_TYPES = {
     pa.string(): "VARCHAR",
@@ -36,78 +38,26 @@ _DUCKDB_TYPES = {
     pa.list_(pa.float32()): "FLOAT[]",
 }
 
-_ARTIFACTS: dict[str, tuple[pa.DataType, str]] = {
-    "sha256": (pa.string(), "sha256 of the content; of a folder, over its files' paths and sha256"),
-    "kind": (pa.string(), "what it is: a table's name, policy, raw_files, ..."),
-    "name": (pa.string(), "the partition, or empty"),
-    "uri": (pa.string(), "path relative to the root"),
-    "producer": (pa.string(), "what made it"),
-    "work_key": (pa.string(), "hash of producer, name, configuration, parents, seed and code"),
-    "output": (pa.string(), "which output of that work it is"),
-    "is_current": (pa.bool_(), "whether the catalogue's views and the pipeline use it now"),
-    "config_sha256": (pa.string(), "hash of the configuration"),
-    "code_sha256": (pa.string(), "hash of the code that made it"),
-    "git_commit": (pa.string(), "commit of the checkout; null without git"),
-    "dirty": (pa.bool_(), "whether tracked files differed from the commit; null without git"),
-    "seed": (pa.int64(), "the seed; null when nothing was random"),
-    "versions": (pa.string(), "versions of Python and libraries, as a JSON object"),
-    "device": (pa.string(), "the device that computed it; null when it does not matter"),
-    "n_rows": (pa.int64(), "rows of a table; null for other things"),
-    "summary": (pa.string(), "small numbers for the eye, as a JSON object"),
-    "config": (pa.string(), "the configuration, as a JSON object"),
-    "created_at": (pa.string(), "when it was made, UTC"),
-    "host": (pa.string(), "the machine that made it"),
-}
-
-_EDGES: dict[str, tuple[pa.DataType, str]] = {
-    "child": (pa.string(), "sha256 of the artifact that was made"),
-    "parent": (pa.string(), "sha256 of an artifact that it was made from"),
-    "role": (pa.string(), "what the parent was in that work"),
-    "child_record": (pa.string(), "work key and output of the child"),
-    "parent_record": (pa.string(), "work key and output of the parent"),
-}
-
-_JSON_COLUMNS = ("versions", "summary", "config")
-
 
 class CatalogError(Exception):
     """A catalogue that cannot be built, opened or asked; the message says what to do."""
 
 
-def current_artifacts(ledger: Ledger, everything: Sequence[Artifact] | None = None) -> list[Artifact]:
-    """What the handles point at, and all other outputs of the same works, by kind, name and output.
-
-    Where an asset was half moved on, a handle's own artifact counts, and otherwise the newest of its kind.
-    `everything` are the ledger's records, if they were read before.
-    """
-    direct = list(ledger.handles().values())
-    works = {artifact.work_key for artifact in direct}
-    records = ledger.everything() if everything is None else everything
-    # Superseded records come last; the one in force stands for its work.
-    in_force = {artifact.record: artifact for artifact in reversed(records)}
-    siblings = [artifact for artifact in in_force.values() if artifact.work_key in works]
-    chosen: dict[tuple[str, str, str], Artifact] = {}
-    for group in (siblings, direct):
-        newest_last = sorted(group, key=lambda a: (a.created_at, a.work_key))
-        chosen |= {(artifact.producer, artifact.name, artifact.output): artifact for artifact in newest_last}
-    return sorted(chosen.values(), key=lambda a: (a.kind, a.name, a.output, a.work_key))
-
-
-def build(ledger: Ledger, at: str = CATALOG) -> str:
+def build(ledger: Ledger, at: str = CATALOG, state: State | None = None) -> str:
     """Build the catalogue of what is current as the file `at` under the root; returns its full address.
 
-    Readers see the old file or the new one, never half of one. Raises CatalogError, StoreError.
+    Readers see the old file or the new one, never half of one. `state` is the ledger's, if it was read before. Raises
+    CatalogError, StoreError.
     """
     with tempfile.TemporaryDirectory(prefix="catalog-") as folder:
         place = Path(folder) / CATALOG
-        _build_aside(ledger, place)
+        _build_aside(ledger, place, state or State.of(ledger))
         ledger.store.put_file(place, at)
     return ledger.store.url(at)
 
 
-def _build_aside(ledger: Ledger, place: Path) -> None:
-    everything = ledger.everything()
-    current = current_artifacts(ledger, everything)
+def _build_aside(ledger: Ledger, place: Path, state: State) -> None:
+    current = state.current
     _refuse_other_versions(current)
     connection = duckdb.connect(str(place))
     try:
@@ -117,9 +67,8 @@ def _build_aside(ledger: Ledger, place: Path) -> None:
             _create_view(
                 connection, name, sorted({ledger.store.url(a.uri) for a in current if a.kind == name})
             )
-        artifacts = _artifact_rows(everything, current)
-        _create_table(connection, "artifacts", "one stored thing", _ARTIFACTS, artifacts)
-        _create_table(connection, "lineage_edges", "one parent link", _EDGES, _edge_rows(everything))
+        for name in LEDGER_TABLES:
+            _create_table(connection, name, ledger_table(name, state))
         for name, text in kept().items():
             connection.execute(f'CREATE TABLE "{name}" AS {text}')
             connection.execute(f'COMMENT ON TABLE "{name}" IS {_quoted(_first_line(text))}')
@@ -157,49 +106,21 @@ def _create_view(connection: duckdb.DuckDBPyConnection, name: str, urls: Sequenc
         body = f"SELECT {columns} WHERE false"
     connection.execute(f'CREATE VIEW "{name}" AS {body}')
     connection.execute(f'COMMENT ON VIEW "{name}" IS {_quoted(TABLE_DESCRIPTIONS[name])}')
+    _describe_columns(connection, name, schema)
+
+
+def _create_table(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+    connection.register("rows_to_keep", rows)
+    connection.execute(f'CREATE TABLE "{name}" AS FROM rows_to_keep')
+    connection.unregister("rows_to_keep")
+    connection.execute(f'COMMENT ON TABLE "{name}" IS {_quoted(LEDGER_DESCRIPTIONS[name])}')
+    _describe_columns(connection, name, LEDGER_TABLES[name])
+
+
+def _describe_columns(connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema) -> None:
     for field in schema:
         description = field.metadata[b"description"].decode()
         connection.execute(f'COMMENT ON COLUMN "{name}"."{field.name}" IS {_quoted(description)}')
-
-
-def _create_table(
-    connection: duckdb.DuckDBPyConnection,
-    name: str,
-    description: str,
-    columns: Mapping[str, tuple[pa.DataType, str]],
-    rows: Sequence[Mapping[str, Any]],
-) -> None:
-    schema = pa.schema([(column, kind) for column, (kind, _) in columns.items()])
-    connection.register("rows_to_keep", pa.Table.from_pylist(list(rows), schema=schema))
-    connection.execute(f'CREATE TABLE "{name}" AS FROM rows_to_keep')
-    connection.unregister("rows_to_keep")
-    connection.execute(f'COMMENT ON TABLE "{name}" IS {_quoted(description)}')
-    for column, (_, text) in columns.items():
-        connection.execute(f'COMMENT ON COLUMN "{name}"."{column}" IS {_quoted(text)}')
-
-
-def _artifact_rows(everything: Sequence[Artifact], current: Sequence[Artifact]) -> list[dict[str, Any]]:
-    now = {(artifact.record, artifact.sha256) for artifact in current}
-    rows = []
-    for artifact in everything:
-        row = {column: getattr(artifact, column) for column in _ARTIFACTS if column != "is_current"}
-        row |= {column: json.dumps(dict(row[column]), sort_keys=True) for column in _JSON_COLUMNS}
-        rows.append({**row, "is_current": (artifact.record, artifact.sha256) in now})
-    return rows
-
-
-def _edge_rows(everything: Sequence[Artifact]) -> list[dict[str, Any]]:
-    return [
-        {
-            "child": artifact.sha256,
-            "parent": parent.sha256,
-            "role": parent.role,
-            "child_record": artifact.record,
-            "parent_record": parent.record,
-        }
-        for artifact in everything
-        for parent in artifact.parents
-    ]
 
 
 def connect(root: str, read_only: bool = True) -> duckdb.DuckDBPyConnection:
@@ -282,10 +203,14 @@ def query(
         connection.close()
 
 
-def problems(ledger: Ledger) -> list[str]:
-    """Where the stored catalogue differs from a rebuild, or its counts from the Parquet files; [] = fine."""
+def problems(ledger: Ledger, state: State | None = None) -> list[str]:
+    """Where the stored catalogue differs from a rebuild, or its counts from the Parquet files; [] = fine.
+
+    All is held against one state of the ledger: the given one, else that of this moment.
+    """
     found = []
-    current = current_artifacts(ledger)
+    state = state or State.of(ledger)
+    current = state.current
     with connect(ledger.store.root) as old_file:
         for name in TABLES:
             wanted = _n_rows(ledger, [artifact for artifact in current if artifact.kind == name])
@@ -294,11 +219,25 @@ def problems(ledger: Ledger) -> list[str]:
                 found.append(f"view {name}: {seen} rows, the current Parquet files have {wanted}")
         old = _content(old_file)
     with tempfile.TemporaryDirectory(prefix="catalog-") as folder:
-        _build_aside(ledger, Path(folder) / CATALOG)
+        _build_aside(ledger, Path(folder) / CATALOG, state)
         with _attach(Path(folder) / CATALOG, ledger.store.root) as rebuilt:
             new = _content(rebuilt)
     changed = [part for part in new if not _alike(old.get(part), new[part])]
     return found + [f"{part}: not as a rebuild makes it; build the catalogue again" for part in changed]
+
+
+def build_and_compare(ledger: Ledger) -> tuple[State, list[str]]:
+    """Build, and hold the stored file against the state that it was built from: that state, and `problems`.
+
+    Other processes may write meanwhile, and build: where the file differs and the ledger moved, it is done again.
+    """
+    for _ in range(ATTEMPTS):
+        state = State.of(ledger)
+        build(ledger, state=state)
+        found = problems(ledger, state)
+        if not found or State.of(ledger) == state:
+            return state, found
+    return state, [*found, f"{ATTEMPTS} times another process wrote while the catalogue was compared"]
 
 
 def _n_rows(ledger: Ledger, artifacts: Sequence[Artifact]) -> int:
@@ -314,7 +253,7 @@ def _content(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     """What a catalogue file holds: its view definitions and its tables, in the order that they are stored."""
     views = "SELECT view_name, sql FROM duckdb_views() WHERE database_name = 'catalog' AND NOT internal"
     content: dict[str, Any] = {"views": sorted(connection.execute(views).fetchall())}
-    for name in ("artifacts", "lineage_edges"):
+    for name in LEDGER_TABLES:
         content[name] = connection.execute(f'SELECT * FROM "{name}" ORDER BY ALL').fetchall()  # noqa: S608
     for (name,) in connection.execute(
         "SELECT table_name FROM duckdb_tables() WHERE database_name = 'catalog' ORDER BY table_name"

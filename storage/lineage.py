@@ -1,11 +1,13 @@
 """The ledger that keeps artifacts with the work that made them: nothing is stored without its parents.
 
 How bytes are written belongs to `objects`, what tables look like to `schema` and `tables`, the walk from a
-map back to its raw row to `chain`. Content is written first and its record last, so a record never names
-something half written. Commands: `python -m storage.lineage why MAP_ID`, `python -m storage.lineage verify`.
+row back to its raw row to `why`. Content is written first and its record last, so a record never names
+something half written. Commands: `python -m storage.lineage why MAP_ID`, or `why TABLE KEY=VALUE ...`, and
+`python -m storage.lineage verify`.
 """
 
 import argparse
+import importlib
 import json
 import re
 import socket
@@ -321,21 +323,30 @@ def unbroken(ledger: Ledger) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: `why MAP_ID` prints a map's chain, `verify` hashes everything again; 0 = unbroken."""
-    from storage.chain import ChainError, verify, why
+    """The command: `why` prints where a map or a row came from, `verify` hashes everything again; 0 = unbroken."""
+    from storage.chain import verify
+
+    # By name: a work does not consist of the command, which may change without anything being made anew.
+    asked, named = importlib.import_module("storage.why"), importlib.import_module("storage.named_rows")
 
     parser = argparse.ArgumentParser(
         prog="python -m storage.lineage", description=(main.__doc__ or "").strip()
     )
     parser.add_argument("--root", help="where everything lives (default: SALIENCY_R1_ROOT, else ./var)")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("why", help="from a saliency map to its raw file and row").add_argument("map_id")
+    commands.add_parser("why", help="from a saliency map, or any row, to its raw file and row").add_argument(
+        "words",
+        nargs="+",
+        metavar="ID | TABLE KEY=VALUE ...",
+        help="the id of a map or a token flow; or a table of the catalogue and columns that name one of its rows "
+        "(KEY=null for an empty one)",
+    )
     commands.add_parser("verify", help="hash every stored thing again and follow every parent")
     chosen = parser.parse_args(arguments)
     try:
         ledger = Ledger(Store(chosen.root or Settings.from_environment().root))
-        lines, problems = why(ledger, chosen.map_id) if chosen.command == "why" else verify(ledger)
-    except (ChainError, LineageError, StoreError, ValueError) as error:
+        lines, problems = asked.why(ledger, chosen.words) if chosen.command == "why" else verify(ledger)
+    except (named.ChainError, LineageError, StoreError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n".join(lines))

@@ -7,10 +7,11 @@ import pyarrow as pa
 
 from storage.columns import column, maybe
 
+NO_PICTURE = ("unreadable_picture", "undecodable_picture", "picture_too_large")
+"""Why a picture that the tables name cannot be shown to a policy."""
+
 NOT_FITTING = (
-    "unreadable_picture",
-    "undecodable_picture",
-    "picture_too_large",
+    *NO_PICTURE,
     "processor_refused",
     "too_many_image_tokens",
     "picture_too_small",

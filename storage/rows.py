@@ -59,8 +59,11 @@ def rows_of_split(
     images: Sequence[Artifact],
     splits: Artifact,
     split: str = "train",
+    unreadable: dict[str, str] | None = None,
 ) -> list[Row]:
     """The rows of one split, ordered by example_id, from artifacts whose sha256 is checked first.
+
+    `unreadable`: as in `rows_from_paths`.
 
     Raises LineageError for altered content and RowsError when the tables do not fit together.
     """
@@ -69,6 +72,7 @@ def rows_of_split(
         {name: [str(ledger.path(artifact)) for artifact in artifacts] for name, artifacts in given.items()},
         split,
         root=ledger.store.root,
+        unreadable=unreadable,
     )
 
 
@@ -84,7 +88,7 @@ def rows_from_paths(
 
     `paths` maps examples, boxes, images and splits to lists of paths (local or s3://). `root` is where
     pictures lie that are kept by a reference relative to it. `without`: example_ids to leave out, whose pictures are
-    not read. `unreadable`: where given, rows whose picture cannot be read are left out too, and the dict gets
+    not read. `unreadable`: where given, rows whose picture cannot be read hold no bytes, and the dict gets
     image_sha256 -> what is wrong. Raises RowsError with all that is missing: no such split, no row left of it, an
     example without picture or with another number of boxes.
     """
@@ -116,8 +120,6 @@ def rows_from_paths(
     rows = []
     for example_id, example in sorted(found.items()):
         picture, around = pictures.get(example["image_sha256"]), boxes.get(example_id, ())
-        if picture is None and example["image_sha256"] in (unreadable or ()):
-            continue
         if picture is None:
             problems.append(f"example {example_id}: no picture {example['image_sha256'][:12]}")
         elif len(around) != example["n_boxes"]:
@@ -215,8 +217,8 @@ def _pictures(
                 problem = bring(picture, root)
                 if problem and unreadable is not None:
                     unreadable[picture["image_sha256"]] = problem
-                    continue
-                if problem:
+                    picture["bytes"] = b""
+                elif problem:
                     problems.append(problem)
             found[picture["image_sha256"]] = picture
     if problems:

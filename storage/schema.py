@@ -11,10 +11,10 @@ from storage.columns import maybe as _maybe
 from storage.columns import region
 from storage.data_columns import BOXES, EXAMPLE_ID, EXAMPLES, IMAGE, IMAGES, QUARANTINE, SPLITS
 from storage.flow_columns import FLOW_COLUMNS
-from storage.processed_columns import NOT_FITTING, PROCESSED_COLUMNS
+from storage.processed_columns import NO_PICTURE, NOT_FITTING, PROCESSED_COLUMNS
 from storage.profile_columns import PROFILE_UNITS, SOURCE_PROFILES, SOURCE_WARNINGS, WARNING_KINDS
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 QUARANTINE_STAGES = ("read", "picture", "box", "question", "split")
 
@@ -51,6 +51,7 @@ UNSCORABLE = (
     "image_tokens_cut",
     "image_token_emitted",
     "format_invalid",
+    *NO_PICTURE,
 )
 
 UNMASKED = ("no_boxes", "evidence_not_seen", "no_room")
@@ -91,6 +92,9 @@ _POLICY_ID = _column(
 )
 _POLICY = _column("policy", _TEXT, "the policy's name: base, cold_start or a recipe")
 _COMPLETION_SHA = _column("completion_sha256", _TEXT, "sha256 of the completion's UTF-8 text")
+_COMPLETION_SHA_OR_NONE = _maybe(
+    "completion_sha256", _TEXT, "sha256 of the completion's UTF-8 text; null where nothing was said"
+)
 _UNSCORABLE = _maybe(
     "unscorable_reason", _TEXT, "why no map could be scored, from a closed list; null = scored"
 )
@@ -170,15 +174,21 @@ _PREDICTIONS = pa.schema(
         _POLICY,
         EXAMPLE_ID,
         IMAGE,
-        _column("completion", _TEXT, "the whole text that the policy wrote"),
-        _COMPLETION_SHA,
+        _maybe(
+            "completion", _TEXT, "the whole text that the policy wrote; null where its picture cannot be read"
+        ),
+        _COMPLETION_SHA_OR_NONE,
         _maybe("thought", _TEXT, "the text between the think tags; null when there is none"),
         _maybe("answer", _TEXT, "the text after the thought; null when there is none"),
-        _column("correct", _BOOL, "whether the scorer of the answer type accepts the answer"),
-        _column("accuracy_score", _F64, "the scorer's value, 0 to 1"),
-        _column("format_valid", _BOOL, "whether the completion has the wanted form"),
-        _column("truncated", _BOOL, "whether the length limit cut the completion"),
-        _column("n_tokens", _I32, "completion length in tokens"),
+        _maybe(
+            "correct",
+            _BOOL,
+            "whether the scorer of the answer type accepts the answer; null = its picture cannot be read",
+        ),
+        _maybe("accuracy_score", _F64, "the scorer's value, 0 to 1"),
+        _maybe("format_valid", _BOOL, "whether the completion has the wanted form"),
+        _maybe("truncated", _BOOL, "whether the length limit cut the completion"),
+        _maybe("n_tokens", _I32, "completion length in tokens"),
         _MASS,
         _CHANCE,
         _LIFT,
@@ -260,7 +270,7 @@ _TOKEN_FLOWS = pa.schema(
         _POLICY,
         EXAMPLE_ID,
         IMAGE,
-        _COMPLETION_SHA,
+        _COMPLETION_SHA_OR_NONE,
         _column("rows", _TEXT, "which query stands for a token: its predictor or its own state"),
         _maybe("unscorable_reason", _TEXT, "why there is no flow, from a closed list; null = there is one"),
         *FLOW_COLUMNS,
@@ -338,3 +348,22 @@ TABLE_DESCRIPTIONS: dict[str, str] = {
     "evaluations": "one metric of one policy on one subset",
     "faithfulness": "one measure of how true one kind of map is to one policy",
 }
+
+ROW_KEYS: dict[str, tuple[str, ...]] = {
+    "images": ("image_sha256", "source"),
+    "examples": ("example_id",),
+    "boxes": ("example_id", "box_index"),
+    "quarantine": ("source", "source_file", "source_row", "reason", "detail"),
+    "source_profiles": ("source", "measure", "subset", "bucket"),
+    "source_warnings": ("source", "kind"),
+    "splits": ("example_id",),
+    "processed_rows": ("policy_id", "example_id"),
+    "training_steps": ("policy_id", "step"),
+    "completions": ("policy_id", "step", "example_id", "completion"),
+    "predictions": ("policy_id", "example_id"),
+    "saliency_maps": ("map_id",),
+    "token_flows": ("flow_id",),
+    "evaluations": ("policy_id", "metric", "subset", "versus"),
+    "faithfulness": ("policy_id", "metric", "method", "rows", "versus"),
+}
+"""The columns that name a row of each table. Rows of quarantine and completions may still be alike."""

@@ -5,7 +5,7 @@ Pictures stay as the bytes they were delivered in and are decoded when a batch a
 or a completion looks like is in `training/conversation.py`; which rows a split has, in `storage/rows.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -37,6 +37,25 @@ def picture(row: Row) -> Image.Image:
             "misplaced",
         )
     return Image.fromarray(opened.rgb)
+
+
+def pictures_of(
+    rows: Sequence[Row], unreadable: Mapping[str, str]
+) -> tuple[dict[str, Image.Image], dict[str, PictureError]]:
+    """By example_id: the pictures, and why the others cannot be had.
+
+    `unreadable`: image_sha256 -> what is wrong, of rows that hold no bytes.
+    """
+    pictures, refused = {}, {}
+    for row in rows:
+        try:
+            if row.image_sha256 in unreadable:
+                problem = f"{unreadable[row.image_sha256]}; wanted for example {row.example_id}"
+                raise PictureError("unreadable_picture", problem)
+            pictures[row.example_id] = picture(row)
+        except PictureError as error:
+            refused[row.example_id] = error
+    return pictures, refused
 
 
 def sft_example(row: Row, image: Image.Image, system_prompt: str | None = None) -> dict[str, Any]:

@@ -9,15 +9,19 @@ again; of another few, the flow from picture through thought to answer is kept t
 predictions, saliency_maps and token_flows. Comparing policies is
 ops/comparison.py; the maps come from training/saliency.py, their measures from training/overlap.py.
 
+An example whose picture cannot be read keeps its row, with the reason and nothing measured: it counts neither as right
+nor as wrong.
+
 A finished batch lies in work_dir/parts as one Parquet file per table, so a killed run goes on with the next batch.
 """
 
 import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,15 +38,15 @@ from training.answers import CORRECT_FROM, answer_ids, points_of, text_of
 from training.arguments import load_for
 from training.config import EvaluateSettings, StageConfig
 from training.conversation import SYSTEM_PROMPT, parse
-from training.dataset import picture
+from training.dataset import pictures_of
 from training.faithfulness import intervened, sample_of
-from training.flow_rows import flow_row
+from training.flow_rows import flow_row, no_flow
 from training.overlap import Overlap, score
 from training.policy import Policy
 from training.progress import METRICS, JsonLines
 from training.saliency import METHODS, SaliencyMap, explain_batch
 from training.spans import spans
-from training.stage import run_stage, write_atomically, write_result
+from training.stage import StageError, run_stage, write_atomically, write_result
 
 TABLES = ("predictions", "saliency_maps", "token_flows")
 PARTS = "parts"
@@ -56,7 +60,8 @@ _MAP_COLUMNS = ("mass", "chance", "lift", "pointing_hit", "iou_area", "auroc")
 def run(config: StageConfig) -> None:
     """Answer every row of the split, then write the tables and, last, the result."""
     settings: EvaluateSettings = config.settings
-    rows = rows_from_paths(config.tables, settings.split)
+    unreadable: dict[str, str] = {}
+    rows = rows_from_paths(config.tables, settings.split, root=config.root, unreadable=unreadable)
     rows = rows[: settings.max_rows] if settings.max_rows else rows
     batches = in_batches(rows, settings.batch_size)
     parts = [config.work_path / PARTS / f"{index:06d}" for index in range(len(batches))]
@@ -70,12 +75,17 @@ def run(config: StageConfig) -> None:
     seen = [_read_part(part)[0] for part in parts[:n_done]]
     with tqdm(total=len(rows), initial=sum(t.num_rows for t in seen), desc="evaluate", unit="answer") as bar:
         for index in range(n_done, len(batches)):
-            _write_part(parts[index], evaluate_batch(policy, batches[index], config, sampled, followed))
+            made = evaluate_batch(policy, batches[index], config, sampled, followed, unreadable)
+            _write_part(parts[index], made)
             seen.append(_read_part(parts[index])[0])
             told = {"step": index + 1, "total_steps": len(batches), **running(seen)}
             lines.append([told])
             bar.update(len(batches[index]))
             bar.set_postfix({k: f"{told[k]:.3f}" for k in ("accuracy", "lift") if k in told})
+    if not any(len(table["correct"].drop_null()) for table in seen):
+        raise StageError(
+            f"none of {len(rows)} examples of {settings.split} can be asked: no picture can be read"
+        )
     together = [pa.concat_tables(each) for each in zip(*map(_read_part, parts), strict=True)]
     for name, table in zip(TABLES, together, strict=True):
         ordered = table.sort_by("example_id")
@@ -96,13 +106,39 @@ def evaluate_batch(
     config: StageConfig,
     sampled: frozenset[str] = frozenset(),
     followed: frozenset[str] = frozenset(),
+    unreadable: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[pa.Table, ...]:
     """Predictions, saliency maps and token flows of one batch, as tables of storage.schema.
 
-    `sampled`: example_ids whose pictures are also masked; `followed`: those whose flow is kept token by token.
+    `sampled`: example_ids whose pictures are also masked; `followed`: those whose flow is kept token by token;
+    `unreadable`: image_sha256 -> what is wrong, of rows that hold no bytes.
     """
+    found, refused = pictures_of(rows, unreadable)
+    predictions, archived, flows = _answered(policy, rows, found, config, sampled, followed)
+    for row in rows:
+        if row.example_id in refused:
+            tqdm.write(f"not measured: {refused[row.example_id]}", file=sys.stderr)
+            predictions.append(_not_measured(row, refused[row.example_id].reason, config))
+            if row.example_id in followed:
+                flows.append(no_flow(predictions[-1], config.settings))
+    made = (predictions, archived, flows)
+    return tuple(from_rows(name, each) for name, each in zip(TABLES, made, strict=True))
+
+
+def _answered(
+    policy: Policy,
+    batch: Sequence[Row],
+    picture_of: Mapping[str, Image.Image],
+    config: StageConfig,
+    sampled: frozenset[str],
+    followed: frozenset[str],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of the three tables for the examples of the batch that have a picture."""
     settings: EvaluateSettings = config.settings
-    pictures = [picture(row) for row in rows]
+    rows = [row for row in batch if row.example_id in picture_of]
+    if not rows:
+        return [], [], []
+    pictures = [picture_of[row.example_id] for row in rows]
     system_prompt = settings.system_prompt or SYSTEM_PROMPT
     said = answer_ids(policy, pictures, rows, system_prompt, settings.max_completion_length)
     maps = explained(policy, pictures, rows, said, system_prompt, settings)
@@ -128,8 +164,7 @@ def evaluate_batch(
             archived.append(_archived(found, found.values, row, prediction))
         if row.example_id in followed:
             flows.append(flow_row(policy, pictures[i], row, ids, prediction, settings))
-    made = (predictions, archived, flows)
-    return tuple(from_rows(name, each) for name, each in zip(TABLES, made, strict=True))
+    return predictions, archived, flows
 
 
 def explained(
@@ -178,9 +213,10 @@ def summary_of(predictions: pa.Table, config: StageConfig) -> dict[str, Any]:
     """Means, the interval of accuracy by bootstrap over pictures, the unscorable answers by reason."""
     settings: EvaluateSettings = config.settings
     told: dict[str, Any] = running([predictions])
+    measured = predictions.filter(predictions["correct"].is_valid())
     accuracy = mean_by_cluster(
-        [float(v) for v in predictions["correct"].to_pylist()],
-        predictions["image_sha256"].to_pylist(),
+        [float(v) for v in measured["correct"].to_pylist()],
+        measured["image_sha256"].to_pylist(),
         seed=config.seed,
         kind="rate",
         draws=settings.n_bootstrap,
@@ -189,7 +225,7 @@ def summary_of(predictions: pa.Table, config: StageConfig) -> dict[str, Any]:
         told |= {"accuracy_ci_low": accuracy.ci_low, "accuracy_ci_high": accuracy.ci_high}
     reasons = [r for r in predictions["unscorable_reason"].to_pylist() if r is not None]
     told["unscorable_by_reason"] = json.dumps({r: reasons.count(r) for r in sorted(set(reasons))})
-    return told | {"n": predictions.num_rows}
+    return told | {"n": measured.num_rows, "n_not_measured": predictions.num_rows - measured.num_rows}
 
 
 def _prediction(policy: Policy, row: Row, ids: Sequence[int], config: StageConfig) -> dict[str, Any]:
@@ -212,6 +248,16 @@ def _prediction(policy: Policy, row: Row, ids: Sequence[int], config: StageConfi
         "format_valid": parsed.format_valid,
         "truncated": not ended,
         "n_tokens": len(ids) - ended,
+    }
+
+
+def _not_measured(row: Row, reason: str, config: StageConfig) -> dict[str, Any]:
+    return {
+        "policy_id": config.policy_id,
+        "policy": config.policy_name,
+        "example_id": row.example_id,
+        "image_sha256": row.image_sha256,
+        "unscorable_reason": reason,
     }
 
 

@@ -31,7 +31,7 @@ from storage.settings import Settings, SettingsError
 from training.answers import CORRECT_FROM, answer_ids, points_of, text_of
 from training.config import EvaluateSettings, local_folder_of
 from training.conversation import SYSTEM_PROMPT
-from training.dataset import picture
+from training.dataset import pictures_of
 from training.faithfulness import Said, by_hash, curve_record, curves_of, masked_answers, said_of
 from training.masking import generator_of, order_of, random_order
 from training.policy import Policy, PolicyError, load_policy
@@ -137,8 +137,10 @@ def study(ledger: Ledger, chosen: argparse.Namespace) -> Any:
     )
     found = ledger.find(work)
     if found is None:
-        rows = rows_of_split(ledger, **tables, splits=splits, split=chosen.split)
-        records = measured(subject, by_hash(rows), how, methods, chosen, _parts_folder(ledger, work))
+        unreadable: dict[str, str] = {}
+        rows = rows_of_split(ledger, **tables, splits=splits, split=chosen.split, unreadable=unreadable)
+        folder = _parts_folder(ledger, work)
+        records = measured(subject, by_hash(rows), how, methods, chosen, folder, unreadable)
         if not records:
             raise StudyError(f"split {chosen.split!r}: no example; wanted some to look at")
         table = summarise(records, subject.policy_id, subject.name, seed=chosen.seed, draws=how.n_bootstrap)
@@ -210,6 +212,7 @@ def measured(
     methods: Sequence[str],
     chosen: argparse.Namespace,
     folder: Path,
+    unreadable: Mapping[str, str],
 ) -> list[Record]:
     """Records of as many rows, in order, as give the wanted number of examples with a map; as ops/faithfulness.py."""
     policy: Policy | None = None
@@ -223,7 +226,7 @@ def measured(
             if not part.is_file():
                 policy = policy or load_policy(str(subject.folder))
                 batch = rows[start : start + step]
-                found = study_batch(policy, batch, how, methods, n_sane)
+                found = study_batch(policy, batch, how, methods, n_sane, unreadable)
                 write_atomically(part, json.dumps(found, allow_nan=False).encode())
             records += json.loads(part.read_text(encoding="utf-8"))
             whole = sum(all(kind in record["curves"] for kind in main) for record in records)
@@ -238,11 +241,25 @@ def measured(
 
 
 def study_batch(
-    policy: Policy, rows: Sequence[Row], how: EvaluateSettings, methods: Sequence[str], n_sane: int
+    policy: Policy,
+    batch: Sequence[Row],
+    how: EvaluateSettings,
+    methods: Sequence[str],
+    n_sane: int,
+    unreadable: Mapping[str, str],
 ) -> list[Record]:
-    """Records of one batch: answers, masked answers, curves of every map, maps of the first under lost weights."""
+    """Records of one batch: answers, masked answers, curves of every map, maps of the first under lost weights.
+
+    An example whose picture cannot be read has no record, and is named.
+    """
     prompt = how.system_prompt or SYSTEM_PROMPT
-    pictures = [picture(row) for row in rows]
+    picture_of, refused = pictures_of(batch, unreadable)
+    for error in refused.values():
+        tqdm.write(f"not measured: {error}", file=sys.stderr)
+    rows = [row for row in batch if row.example_id in picture_of]
+    if not rows:
+        return []
+    pictures = [picture_of[row.example_id] for row in rows]
     said = answer_ids(policy, pictures, rows, prompt, how.max_completion_length)
     examples = [(image, row.question, ids) for image, row, ids in zip(pictures, rows, said, strict=True)]
     kinds = [(method, each) for method in methods for each in ROWS]

@@ -34,11 +34,20 @@ def flow_row(
     if flow.reason is None:
         prompt = settings.system_prompt or SYSTEM_PROMPT
         flow = explain_tokens(policy, picture, row.question, ids, how, prompt)
-    identity = {column: prediction[column] for column in IDENTITY}
-    who = (identity["policy_id"], identity["example_id"], identity["completion_sha256"])
+    return _row(prediction, flow)
+
+
+def no_flow(prediction: Mapping[str, Any], settings: EvaluateSettings) -> dict[str, Any]:
+    """The row of an example that was not measured, by its row of predictions: the reason alone."""
+    return _row(prediction, TokenFlow(prediction["unscorable_reason"], settings.saliency_rows))
+
+
+def _row(prediction: Mapping[str, Any], flow: TokenFlow) -> dict[str, Any]:
+    identity = {column: prediction.get(column) for column in IDENTITY}
+    who = (prediction["policy_id"], prediction["example_id"], prediction.get("completion_sha256") or "")
     return identity | {
-        "flow_id": map_id(*who, f"token_flow:{how}", "tokens"),
-        "rows": how,
+        "flow_id": map_id(*who, f"token_flow:{flow.rows}", "tokens"),
+        "rows": flow.rows,
         "unscorable_reason": flow.reason,
         **_arrays(flow),
     }

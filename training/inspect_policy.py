@@ -83,7 +83,8 @@ def body(config: StageConfig) -> None:
     dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
     policy = load_policy(config.policy, dtype=dtype)
     unreadable: dict[str, str] = {}
-    rows = rows_from_paths(config.tables, "train", root=config.root, unreadable=unreadable)
+    found = rows_from_paths(config.tables, "train", root=config.root, unreadable=unreadable)
+    rows = [row for row in found if row.image_sha256 not in unreadable]
     refused, counts = list(unreadable.values()), []
     total = min(len(rows), settings.max_rows)
     with (config.work_path / "metrics.jsonl").open("w", encoding="utf-8") as log:

@@ -3,7 +3,7 @@ SELECT
     p.policy,
     coalesce(e.question_kind, 'unknown') AS question_kind,
     avg(p.correct::INTEGER) AS accuracy,
-    count(*) AS n
+    count(p.correct) AS n
 FROM predictions AS p
 JOIN examples AS e USING (example_id)
 GROUP BY ALL

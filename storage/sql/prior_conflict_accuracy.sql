@@ -4,8 +4,8 @@ SELECT
     avg(p.correct::INTEGER) FILTER (e.condition = 'conflict') AS accuracy_conflict,
     avg(p.correct::INTEGER) FILTER (e.condition = 'control') AS accuracy_control,
     accuracy_control - accuracy_conflict AS gap,
-    count(*) FILTER (e.condition = 'conflict') AS n_conflict,
-    count(*) FILTER (e.condition = 'control') AS n_control
+    count(p.correct) FILTER (e.condition = 'conflict') AS n_conflict,
+    count(p.correct) FILTER (e.condition = 'control') AS n_control
 FROM predictions AS p
 JOIN examples AS e USING (example_id)
 WHERE e.slice = 'prior_conflict'

@@ -6,6 +6,7 @@ too little to learn anything. What is checked is that the parts fit, not that th
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ import pytest
 
 from pipelines.instance import opened, prepared_home
 from storage.catalog import query
-from storage.lineage import Ledger, unbroken
+from storage.lineage import Ledger, main, unbroken
 from storage.objects import Store
+from storage.schema import ROW_KEYS
 from storage.settings import Settings
 from training.recipes import RECIPES
 
@@ -141,6 +143,23 @@ def test_a_map_can_be_walked_back_to_its_raw_row(journey: Journey) -> None:
         "<- raw file questions.jsonl, row ",
     ):
         assert any(line.startswith(start) for line in steps), (start, done.stdout)
+
+
+def test_a_row_of_every_table_can_be_walked_back_to_raw_files(journey: Journey, capsys) -> None:
+    empty = []
+    for table, keys in ROW_KEYS.items():
+        rows = query(str(journey.root), f"SELECT * FROM {table} ORDER BY ALL LIMIT 1").to_pylist()
+        if not rows:
+            empty.append(table)
+            continue
+        words = [f"{key}={'null' if rows[0][key] is None else rows[0][key]}" for key in keys]
+        assert main(["--root", str(journey.root), "why", table, *words]) == 0, words
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        assert "raw file questions.jsonl, " in printed.out or "raw picture images/" in printed.out, words
+    assert empty == ["quarantine", "source_warnings", "faithfulness"]  # generated data have nothing to refuse
+    (example,) = re.findall(r"storage\.lineage why (evaluations .*)", (TOP / "README.md").read_text())
+    assert main(["--root", str(journey.root), "why", *example.split()]) == 0
 
 
 def test_nothing_in_the_lineage_is_broken(journey: Journey) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from storage import catalog
 from storage.catalog import CatalogError, build, connect, query, questions
-from storage.lineage import Ledger, Work
-from storage.objects import sha256_bytes
+from storage.lineage import Artifact, Ledger, Work
+from storage.objects import Store, sha256_bytes
 from storage.schema import TABLE_DESCRIPTIONS, TABLES
 from storage.tables import empty, from_rows
 from tests.storage import small_world
@@ -102,6 +102,29 @@ def test_a_catalogue_that_lags_behind_is_noticed(root: str, world: SmallWorld):
     assert {problem.split(":")[0] for problem in problems} == {"view quarantine", "views", "artifacts"}
 
 
+class WithNeighbour(Ledger):
+    """A ledger on whose root another one writes as soon as its records were read for the first time."""
+
+    wrote = False
+
+    def everything(self) -> list[Artifact]:
+        found = super().everything()
+        if not self.wrote:
+            self.wrote = True
+            other = Ledger(Store(self.store.root))
+            refused = from_rows("quarantine", [small_world.refusal()])
+            table = other.put_table(Work("ops.normalise", "third"), "q", "quarantine", refused)
+            other.point("data/quarantine", "third", table)
+        return found
+
+
+def test_a_write_while_the_catalogue_is_held_against_the_files_is_not_seen(root: str, world: SmallWorld):
+    ledger = WithNeighbour(world.ledger.store)
+    assert catalog.problems(ledger) == []
+    assert ledger.wrote
+    assert "view quarantine: 1 rows, the current Parquet files have 2" in catalog.problems(ledger)
+
+
 def test_a_reader_with_the_old_file_open_keeps_working_and_new_ones_see_the_new(root: str, world: SmallWorld):
     old = connect(root)
     assert old.execute("SELECT count(*) FROM quarantine").fetchall() == [(1,)]
@@ -178,7 +201,7 @@ def test_tables_of_another_schema_version_are_refused(world: SmallWorld):
     old = replace(world.splits, versions={**world.splits.versions, "schema": "0"})
     world.ledger.point("data/splits", "", old)
     with pytest.raises(
-        CatalogError, match=r"1 tables have another schema version than 4: splits  \(version 0\)"
+        CatalogError, match=r"1 tables have another schema version than 5: splits  \(version 0\)"
     ):
         build(world.ledger)
 
@@ -216,6 +239,27 @@ def test_prior_conflict_accuracy(root: str):
         }
         for name, c in (("saliency_r1", 1.0), ("base", 0.0))
     ]
+
+
+def test_an_example_that_was_not_measured_is_neither_right_nor_wrong(root: str, world: SmallWorld):
+    table = world.ledger.read_table(world.evidence["base"]["predictions"])
+    kept = ("policy_id", "policy", "example_id", "image_sha256")
+    said = table.to_pylist()
+    said[0] = {name: said[0][name] for name in kept} | {"unscorable_reason": "undecodable_picture"}  # e2
+    work = Work("by_hand", "base")
+    made = world.ledger.put_table(work, "predictions", "predictions", from_rows("predictions", said))
+    world.ledger.point("evidence/predictions", "base", made)
+    world.ledger.forget("evidence/saliency_maps", "base")
+    build(world.ledger)
+    (by_kind, _) = rows(root, "accuracy_by_kind")
+    assert by_kind == {"policy": "base", "question_kind": "colour", "accuracy": 1.0, "n": 1}
+    conflict = rows(root, "prior_conflict_accuracy")[1]
+    assert (conflict["policy"], conflict["accuracy_conflict"], conflict["n_conflict"]) == ("base", None, 0)
+    assert (conflict["accuracy_control"], conflict["n_control"]) == (1.0, 1)
+    unscored = {
+        row["unscorable_reason"]: row["n"] for row in rows(root, "why_no_map") if row["policy"] == "base"
+    }
+    assert unscored == {"undecodable_picture": 1, "no_thought": 1}
 
 
 def test_lift_by_policy_stands_beside_its_chance_and_n(root: str):

@@ -300,7 +300,7 @@ def test_what_is_no_longer_current_may_be_cleaned_away(world: SmallWorld):
 def test_records_are_plain_json_with_versions(world: SmallWorld):
     name = f"lineage/{world.splits.record}.json"
     record = json.loads(world.ledger.store.read_bytes(name))
-    assert record["versions"]["pyarrow"] and record["versions"]["schema"] == "4"
+    assert record["versions"]["pyarrow"] and record["versions"]["schema"] == "5"
     assert {parent["role"] for parent in record["parents"]} == {
         "images:scenes", "examples:scenes", "images:more", "examples:more"
     }  # fmt: skip

@@ -126,5 +126,5 @@ def test_another_version_another_table_and_no_table_are_refused(monkeypatch):
     with pytest.raises(TableError, match="'bowls': not known"):
         empty("bowls")
     monkeypatch.setattr(tables, "SCHEMA_VERSION", 99)
-    with pytest.raises(TableError, match="schema version 4, wanted 99"):
+    with pytest.raises(TableError, match="schema version 5, wanted 99"):
         read_table(data)

@@ -82,7 +82,7 @@ def test_a_picture_kept_by_reference_is_held_against_its_hash(tmp_path: Path) ->
         rows_from_paths(tables, "train", root=str(tmp_path))
     unreadable: dict[str, str] = {}
     found = rows_from_paths(tables, "train", root=str(tmp_path), unreadable=unreadable)
-    assert [row.example_id for row in found] == ["e00"]
+    assert [(row.example_id, row.image_bytes) for row in found] == [("e00", rows[0].data), ("e01", b"")]
     assert list(unreadable.values()) == [second.problem]
 
 
