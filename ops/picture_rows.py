@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ops.pictures import MAX_PIXELS, PictureProblem, looks, open_upright, pixels_sha256
+from ops.pictures import MAX_PIXELS, PictureProblem, see
 from ops.readers.rows import PictureRef
 from ops.source_files import FileProblem, SourceFiles
 from ops.sources import Source
@@ -168,14 +168,13 @@ class PictureRows:
         data = self._files.read(picture.file_name) if picture.data is None else picture.data
         if isinstance(data, FileProblem):
             return Unusable(data.reason, data.detail)
-        seen = open_upright(data, self._max_pixels)
+        seen = see(data, self._max_pixels)
         if isinstance(seen, PictureProblem):
             return Unusable(seen.reason, f"{picture.file_name}: {seen.detail}")
-        small, hashed = looks(seen.rgb)
         row = self._row(picture.file_name, sha256_bytes(data), seen.size_wh) | {
-            "pixels_sha256": pixels_sha256(seen.rgb),
-            "thumb": small,
-            "phash": hashed,
+            "pixels_sha256": seen.pixels_sha256,
+            "thumb": seen.thumb,
+            "phash": seen.phash,
             "format": seen.format,
             "n_bytes": len(data),
             "bytes": None if self._how == REFERENCED and picture.data is None else data,
