@@ -214,7 +214,7 @@ def _thumb(cells: _Cells) -> bytes:
 
 def _phash(cells: _Cells) -> int | None:
     low = _DCT @ (cells.sums / cells.n_pixels @ LUMA) @ _DCT.T
-    contrast = float(np.sqrt(np.sum(np.square(low)) - low[0, 0] ** 2))
+    contrast = float(np.sqrt(max(0.0, np.sum(np.square(low)) - low[0, 0] ** 2)))  # of a flat one, about 0
     if contrast < FLAT * _HASHED_SIDE:  # by Parseval the standard deviation is the contrast over 32
         return None
     bits = low > np.median(low) + _MARGIN * contrast
