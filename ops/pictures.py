@@ -42,6 +42,7 @@ _FORMATS: list[str] = [
 ]  # some builds of Pillow come without AVIF
 
 _EXIF_ORIENTATION = 0x0112
+_SIDES_SWAPPED = 5  # and above
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -174,6 +175,7 @@ def _upright(data: bytes, max_pixels: int) -> _Upright | PictureProblem:
         if stored_wh[0] * stored_wh[1] > max_pixels:
             return _too_large(f"{stored_wh[0]} x {stored_wh[1]} px", max_pixels)
         format_name = image.format or "unknown"
+        turned_by_pillow = format_name == "TIFF" and _orientation(image) >= _SIDES_SWAPPED  # as it is loaded
         image.load()
         orientation = _orientation(image)
         rgb = _rgb(image)
@@ -189,7 +191,7 @@ def _upright(data: bytes, max_pixels: int) -> _Upright | PictureProblem:
         return PictureProblem(
             "undecodable_picture", f"{len(data)} bytes: {type(error).__name__}: {error}"[:500]
         )
-    return _Upright(rgb, format_name, rgb.size != stored_wh)
+    return _Upright(rgb, format_name, turned_by_pillow or rgb.size != stored_wh)
 
 
 def _identity(size_wh: tuple[int, int], pieces: Iterable[bytes | memoryview]) -> str:
@@ -288,7 +290,10 @@ def _rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
             raise ValueError(f"grey values from {grey.min()} to {grey.max()}, wanted 0 to 65535")
-        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+        shown = (grey >> 8).astype(np.uint8)
+        if "transparency" in image.info:  # one value of grey, of which Pillow makes nothing in this mode
+            shown[grey == image.info["transparency"]] = 255
+        return Image.fromarray(shown).convert("RGB")
     if image.has_transparency_data:
         return _on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
