@@ -1,9 +1,7 @@
 """Data: normalised tables of each source, the splits over all of them, the catalogue over everything."""
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import dagster as dg
 import pyarrow as pa
@@ -24,6 +22,7 @@ from ops.split import assign
 from storage.catalog import CATALOG, build, build_and_compare, questions
 from storage.code import code_of
 from storage.lineage import Artifact, Ledger, LineageError, Work
+from storage.scratch import temporary_folder
 from storage.tables import batches
 
 THUMBNAIL_BYTES = 30_000
@@ -189,9 +188,9 @@ def store_normalised(
     ledger: Ledger, work: Work, source: Source, engine: Engine | None = None
 ) -> dict[str, Artifact]:
     """Read, check and convert the rows of the source, and store the tables."""
-    with tempfile.TemporaryDirectory(prefix=f"{source.name}-") as folder:
+    with temporary_folder(source.name) as folder:
         try:
-            made = normalise_into(source, ledger.store, Path(folder), engine)
+            made = normalise_into(source, ledger.store, folder, engine)
         except NothingLeft as error:  # the run fails, but what was refused and why can still be asked for
             refused = replace(work, outputs=("quarantine",), producer=f"{work.producer}.refused")
             path = error.written.path("quarantine")

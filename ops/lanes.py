@@ -18,7 +18,7 @@ from ops.engines import Engine
 from ops.picture_rows import MAX_SIDE_PX, Opened, PictureRows, Unusable
 from ops.pieces import Piece, nothing, together
 from ops.readers.coco_scan import DetectionPiece
-from ops.readers.rows import PictureRef, RawRow
+from ops.readers.rows import PictureRef, RawExample, RawRow
 from ops.row_lane import MAX_BOXES, RowLane
 from ops.source_files import SourceFiles
 from ops.sources import Source, files_of, pieces_of
@@ -28,7 +28,9 @@ from storage.tables import from_rows
 PICTURES_AT_ONCE = 64
 """Pictures that are held in memory together while their questions are made."""
 ROWS_AT_ONCE = 500
-"""Raw rows that are worked on together."""
+"""Raw rows that are worked on together at most; fewer where their pictures lie inside them."""
+BYTES_AT_ONCE = 64 * 2**20
+"""A part ends with the row whose embedded picture brings it to so many bytes."""
 
 Part = DetectionPiece | Sequence[RawRow]
 
@@ -50,8 +52,17 @@ def _parts(found: Iterable[DetectionPiece | Iterator[RawRow]]) -> Iterator[Part]
             yield each
             continue
         rows = each.all_rows() if isinstance(each, DetectionPiece) else each
-        while some := list(islice(rows, ROWS_AT_ONCE)):
+        while some := list(_some(rows)):
             yield some
+
+
+def _some(rows: Iterator[RawRow]) -> Iterator[RawRow]:
+    n_bytes = 0
+    for row in islice(rows, ROWS_AT_ONCE):
+        yield row
+        n_bytes += len(row.picture.data or b"") if isinstance(row, RawExample) else 0
+        if n_bytes >= BYTES_AT_ONCE:
+            return
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,8 @@ def normalise_into(source: Source, store: Store, folder: Path, engine: Engine | 
     """Read, check and convert all rows of a source into Parquet files; raises NothingLeft if no example remains.
 
     The engine, by default this process, says where the work is done, and changes no row. Memory does not grow with the
-    source but for some 30 bytes an example and 40 a picture, by which what comes again is known, and 200 more for each
-    picture of a source that is taken row by row.
+    source but for some 30 bytes an example and 40 a picture, by which what comes again is known, and some 350 more for
+    each picture, its name among them, that is opened or that is taken row by row.
 
     Options of the source: max_pixels and pictures (`ops/picture_rows.py`); clip_boxes (cut boxes at the picture's edge
     instead of refusing them); annotated_size. The size is always that of the upright picture. With "must_agree", the

@@ -4,18 +4,19 @@ Not here: decoding (`ops/pictures.py`), and which picture a question is about.
 """
 
 import os
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
+from struct import Struct
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ops.pictures import MAX_PIXELS, PictureProblem, looks, open_upright, pixels_sha256
+from ops.pictures import MAX_PIXELS, PictureProblem, see
 from ops.readers.rows import PictureRef
 from ops.source_files import FileProblem, SourceFiles
 from ops.sources import Source
@@ -26,6 +27,9 @@ KEPT, REFERENCED, UNREAD = "kept", "referenced", "unread"
 MAX_SIDE_PX = 2**31 - 1
 """The longest side that the images table holds; a picture that is not read may claim any."""
 _REMEMBERED = 100_000
+"""Pictures of which it is known what they were, the last ones; at least half as many."""
+_KNOWN = Struct("<II?32s")
+"""Width and height in pixels, whether the sides are swapped, sha256 of the file."""
 _DOUBTFUL = r"^/|\\|\x00|(^|/)\.{0,2}(/|$)"
 """What a name that leads out of the source holds; so do a few that do not."""
 Row = TypeVar("Row")
@@ -34,7 +38,10 @@ _AHEAD = 2  # pictures in work for every thread
 
 @dataclass(frozen=True)
 class Opened:
-    """A usable picture: its upright size in pixels, and its row of the images table."""
+    """A usable picture: its upright size in pixels, and its row of the images table.
+
+    When it is asked for again the row may hold no more than where the picture lies, its sha256 and its size.
+    """
 
     size_wh: tuple[int, int]
     sides_swapped: bool
@@ -61,7 +68,8 @@ class PictureRows:
         self._source, self._files = source, files
         self._max_pixels = int(source.options.get("max_pixels", MAX_PIXELS))
         self._how = source.options.get("pictures", KEPT)
-        self._known: OrderedDict[str, Opened | Unusable] = OrderedDict()
+        self._known: dict[str, bytes | Unusable] = {}
+        self._known_before: dict[str, bytes | Unusable] = {}
         self._given: set[str] = set()
 
     @property
@@ -96,7 +104,7 @@ class PictureRows:
         if picture.file_name in self._given:
             return None
         self._given.add(picture.file_name)
-        if "bytes" not in opened.row:  # let go of when it was remembered, since no example came of it then
+        if "bytes" not in opened.row:  # not remembered, since no example came of it then
             again = self._opened(picture)
             return dict(again.row) if isinstance(again, Opened) else None
         return dict(opened.row)
@@ -128,7 +136,7 @@ class PictureRows:
     ) -> Future[Opened | Unusable]:
         if picture.data is not None or not self.are_read:
             return pool.submit(self._opened, picture)
-        known = self._known.get(picture.file_name)
+        known = self._recalled(picture.file_name)
         if known is not None:
             done: Future[Opened | Unusable] = Future()
             done.set_result(known)
@@ -153,14 +161,23 @@ class PictureRows:
         return row, found
 
     def _remember(self, file_name: str, found: Opened | Unusable) -> None:
-        if file_name in self._known:
+        if file_name in self._known or file_name in self._known_before:
             return
+        if len(self._known) >= _REMEMBERED // 2:
+            self._known, self._known_before = {}, self._known
         if isinstance(found, Opened):
-            known = {name: value for name, value in found.row.items() if name != "bytes"}
-            found = Opened(found.size_wh, found.sides_swapped, known)
-        self._known[file_name] = found
-        if len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+            digest = bytes.fromhex(found.row["image_sha256"])
+            self._known[file_name] = _KNOWN.pack(*found.size_wh, found.sides_swapped, digest)
+        else:
+            self._known[file_name] = found
+
+    def _recalled(self, file_name: str) -> Opened | Unusable | None:
+        known = self._known.get(file_name) or self._known_before.get(file_name)
+        if not isinstance(known, bytes):
+            return known
+        width_px, height_px, sides_swapped, digest = _KNOWN.unpack(known)
+        size_wh = (width_px, height_px)
+        return Opened(size_wh, sides_swapped, self._row(file_name, digest.hex(), size_wh))
 
     def _opened(self, picture: PictureRef) -> Opened | Unusable:
         if picture.data is None and not self.are_read:
@@ -168,14 +185,13 @@ class PictureRows:
         data = self._files.read(picture.file_name) if picture.data is None else picture.data
         if isinstance(data, FileProblem):
             return Unusable(data.reason, data.detail)
-        seen = open_upright(data, self._max_pixels)
+        seen = see(data, self._max_pixels)
         if isinstance(seen, PictureProblem):
             return Unusable(seen.reason, f"{picture.file_name}: {seen.detail}")
-        small, hashed = looks(seen.rgb)
         row = self._row(picture.file_name, sha256_bytes(data), seen.size_wh) | {
-            "pixels_sha256": pixels_sha256(seen.rgb),
-            "thumb": small,
-            "phash": hashed,
+            "pixels_sha256": seen.pixels_sha256,
+            "thumb": seen.thumb,
+            "phash": seen.phash,
             "format": seen.format,
             "n_bytes": len(data),
             "bytes": None if self._how == REFERENCED and picture.data is None else data,

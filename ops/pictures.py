@@ -8,7 +8,9 @@ pictures look alike (`ops/near.py`), which side of the split a picture goes to (
 import hashlib
 import io
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -29,6 +31,7 @@ _HASHED_SIDE = 32
 _FREQUENCIES = 8
 _MARGIN = 0.01
 _REDUCED_SIDE_PX = 128
+_BAND_PIXELS = 2**16
 _DCT = np.cos(np.pi / 64 * np.arange(_FREQUENCIES)[:, None] * (2 * np.arange(_HASHED_SIDE) + 1)) / 4
 _DCT[0] /= np.sqrt(2)  # rows 0 to 7 of the orthonormal DCT-II of 32 values, [8, 32]
 
@@ -39,6 +42,7 @@ _FORMATS: list[str] = [
 ]  # some builds of Pillow come without AVIF
 
 _EXIF_ORIENTATION = 0x0112
+_SIDES_SWAPPED = 5  # and above
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -75,12 +79,94 @@ class PictureProblem:
     detail: str
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What is stored of a picture that was decoded, besides its file; `size_wh` in pixels, upright."""
+
+    format: str
+    size_wh: tuple[int, int]
+    sides_swapped: bool
+    pixels_sha256: str
+    thumb: bytes
+    phash: int | None
+
+
 def open_upright(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture | PictureProblem:
     """Decode the bytes of one picture file; never raises for what the bytes hold.
 
     EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits, an animation
     gives its first frame. More than `max_pixels` pixels are refused by the header, before decoding.
     """
+    upright = _upright(data, max_pixels)
+    if isinstance(upright, PictureProblem):
+        return upright
+    pixels = np.asarray(upright.image)
+    pixels.setflags(write=False)
+    return Picture(pixels, upright.format, *upright.image.size, upright.sides_swapped)
+
+
+def see(data: bytes, max_pixels: int = MAX_PIXELS) -> Seen | PictureProblem:
+    """`open_upright` with `pixels_sha256`, `thumb` and `phash` of what it gives, faster and in less memory."""
+    upright = _upright(data, max_pixels)
+    if isinstance(upright, PictureProblem):
+        return upright
+    image = upright.image
+    identity = _identity(image.size, (band.tobytes() for _, band in _bands(image)))
+    cells = _cells(_reduced(image))
+    return Seen(upright.format, image.size, upright.sides_swapped, identity, _thumb(cells), _phash(cells))
+
+
+def pixels_sha256(rgb: np.ndarray) -> str:
+    """Identity of what is seen: sha256 of b"{width}x{height}" followed by the upright RGB bytes, row by row.
+
+    `rgb`: uint8 [height, width, 3]. Equal for a PNG and a BMP of the same pixels.
+    """
+    height_px, width_px = _checked(rgb).shape[:2]
+    return _identity((width_px, height_px), [np.ascontiguousarray(rgb).reshape(-1).data])
+
+
+def thumb(rgb: np.ndarray) -> bytes:
+    """The picture as 16 x 16 RGB cells, each the mean of the pixels below it: 768 bytes, row-major.
+
+    `rgb`: uint8 [height, width, 3]. Stretched to the square, so that a smaller copy has the same thumbnail; a
+    pixel on a cell's edge counts by the share of it that lies inside. Of a side of 256 px or more, blocks of
+    pixels are averaged first.
+    """
+    return _thumb(_cells(_reduced(_image_of(rgb))))
+
+
+def phash(rgb: np.ndarray) -> int | None:
+    """Perceptual hash: 64 bits that hardly change when a picture is encoded, resized or lit anew; None if flat.
+
+    `rgb`: uint8 [height, width, 3]. The DCT hash (C. Zauner, "Implementation and Benchmarking of Perceptual
+    Image Hash Functions", 2010; the 8 x 8 variant of the library imagehash): luminance on 32 x 32 cells, its
+    DCT-II, of that the 8 x 8 lowest frequencies, one bit for each that is above their median, row-major from
+    the highest bit down. Departures: cells are area means; the first bit, the brightness, is left 0, so the
+    value is 0 to 2**63 - 1; and "above" means by 1 % of the picture's contrast, since in a symmetric drawing
+    half of the frequencies are next to nothing and would give bits at random. Where the contrast is below
+    FLAT all bits would be random: None, the hash tells nothing.
+    """
+    return _phash(_cells(_reduced(_image_of(rgb))))
+
+
+class _Upright(NamedTuple):
+    image: Image.Image
+    """Mode RGB."""
+    format: str
+    sides_swapped: bool
+
+
+class _Cells(NamedTuple):
+    """Sums of the pixels below _HASHED_SIDE x _HASHED_SIDE equal cells, in 1/_HASHED_SIDE**2 of a pixel.
+
+    `sums`: int64 [_HASHED_SIDE, _HASHED_SIDE, 3], exact; `n_pixels`: how many there are in all.
+    """
+
+    sums: np.ndarray
+    n_pixels: int
+
+
+def _upright(data: bytes, max_pixels: int) -> _Upright | PictureProblem:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is our own limit
@@ -89,6 +175,7 @@ def open_upright(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture | Picture
         if stored_wh[0] * stored_wh[1] > max_pixels:
             return _too_large(f"{stored_wh[0]} x {stored_wh[1]} px", max_pixels)
         format_name = image.format or "unknown"
+        turned_by_pillow = format_name == "TIFF" and _orientation(image) >= _SIDES_SWAPPED  # as it is loaded
         image.load()
         orientation = _orientation(image)
         rgb = _rgb(image)
@@ -104,59 +191,32 @@ def open_upright(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture | Picture
         return PictureProblem(
             "undecodable_picture", f"{len(data)} bytes: {type(error).__name__}: {error}"[:500]
         )
-    pixels = np.asarray(rgb)
-    pixels.setflags(write=False)
-    return Picture(pixels, format_name, rgb.width, rgb.height, rgb.size != stored_wh)
+    return _Upright(rgb, format_name, turned_by_pillow or rgb.size != stored_wh)
 
 
-def pixels_sha256(rgb: np.ndarray) -> str:
-    """Identity of what is seen: sha256 of b"{width}x{height}" followed by the upright RGB bytes, row by row.
-
-    `rgb`: uint8 [height, width, 3]. Equal for a PNG and a BMP of the same pixels.
-    """
-    height_px, width_px = _checked(rgb).shape[:2]
-    digest = hashlib.sha256(f"{width_px}x{height_px}".encode())
-    digest.update(np.ascontiguousarray(rgb).tobytes())
+def _identity(size_wh: tuple[int, int], pieces: Iterable[bytes | memoryview]) -> str:
+    digest = hashlib.sha256(f"{size_wh[0]}x{size_wh[1]}".encode())
+    for piece in pieces:
+        digest.update(piece)
     return digest.hexdigest()
 
 
-def thumb(rgb: np.ndarray) -> bytes:
-    """The picture as 16 x 16 RGB cells, each the mean of the pixels below it: 768 bytes, row-major.
-
-    `rgb`: uint8 [height, width, 3]. Stretched to the square, so that a smaller copy has the same thumbnail; a
-    pixel on a cell's edge counts by the share of it that lies inside. Of a side of 256 px or more, blocks of
-    pixels are averaged first.
-    """
-    return _thumb(_reduced(rgb))
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The picture from top to bottom, some rows at a time, and where they start: what is made of them stays small."""
+    n_rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, n_rows):
+        yield top, image.crop((0, top, image.width, min(top + n_rows, image.height)))
 
 
-def phash(rgb: np.ndarray) -> int | None:
-    """Perceptual hash: 64 bits that hardly change when a picture is encoded, resized or lit anew; None if flat.
-
-    `rgb`: uint8 [height, width, 3]. The DCT hash (C. Zauner, "Implementation and Benchmarking of Perceptual
-    Image Hash Functions", 2010; the 8 x 8 variant of the library imagehash): luminance on 32 x 32 cells, its
-    DCT-II, of that the 8 x 8 lowest frequencies, one bit for each that is above their median, row-major from
-    the highest bit down. Departures: cells are area means; the first bit, the brightness, is left 0, so the
-    value is 0 to 2**63 - 1; and "above" means by 1 % of the picture's contrast, since in a symmetric drawing
-    half of the frequencies are next to nothing and would give bits at random. Where the contrast is below
-    FLAT all bits would be random: None, the hash tells nothing.
-    """
-    return _phash(_reduced(rgb))
+def _thumb(cells: _Cells) -> bytes:
+    n = _HASHED_SIDE // THUMB_SIDE_PX
+    sums = cells.sums.reshape(THUMB_SIDE_PX, n, THUMB_SIDE_PX, n, 3).sum(axis=(1, 3))
+    return np.floor(sums / (n * n * cells.n_pixels) + 0.5).astype(np.uint8).tobytes()
 
 
-def looks(rgb: np.ndarray) -> tuple[bytes, int | None]:
-    """`thumb` and `phash` of a picture, which share the most part of their work."""
-    reduced = _reduced(rgb)
-    return _thumb(reduced), _phash(reduced)
-
-
-def _thumb(reduced: np.ndarray) -> bytes:
-    return np.floor(_cells(reduced, THUMB_SIDE_PX) + 0.5).astype(np.uint8).tobytes()
-
-
-def _phash(reduced: np.ndarray) -> int | None:
-    low = _DCT @ (_cells(reduced, _HASHED_SIDE) @ LUMA) @ _DCT.T
-    contrast = float(np.sqrt(np.sum(np.square(low)) - low[0, 0] ** 2))
+def _phash(cells: _Cells) -> int | None:
+    low = _DCT @ (cells.sums / cells.n_pixels @ LUMA) @ _DCT.T
+    contrast = float(np.sqrt(max(0.0, np.sum(np.square(low)) - low[0, 0] ** 2)))  # of a flat one, about 0
     if contrast < FLAT * _HASHED_SIDE:  # by Parseval the standard deviation is the contrast over 32
         return None
     bits = low > np.median(low) + _MARGIN * contrast
@@ -164,30 +224,42 @@ def _phash(reduced: np.ndarray) -> int | None:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def _reduced(rgb: np.ndarray) -> np.ndarray:
+def _image_of(rgb: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(_checked(rgb)))
+
+
+def _reduced(image: Image.Image) -> Image.Image:
     """The picture with each side below twice _REDUCED_SIDE_PX, blocks of pixels averaged."""
-    height, width = _checked(rgb).shape[:2]
-    factors = max(1, width // _REDUCED_SIDE_PX), max(1, height // _REDUCED_SIDE_PX)
-    if factors == (1, 1):
-        return rgb
-    return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).reduce(factors))
+    factors = max(1, image.width // _REDUCED_SIDE_PX), max(1, image.height // _REDUCED_SIDE_PX)
+    return image if factors == (1, 1) else image.reduce(factors)
 
 
-def _cells(rgb: np.ndarray, side: int) -> np.ndarray:
-    """Means of side x side equal cells: float64 [side, side, 3], 0 to 255. `rgb`: as `_reduced` gives it."""
-    height, width = rgb.shape[:2]
-    rows = _summed(rgb, side, np.int32)
-    return _summed(rows.transpose(1, 0, 2), side, np.int64).transpose(1, 0, 2) / (height * width)
+def _cells(image: Image.Image) -> _Cells:
+    """`image`: as `_reduced` gives it."""
+    channels = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).astype(np.uint16)
+    # A pixel's channels are added up as one number: none runs over into the next, since 255 * 255 < 2**16.
+    pixels = channels.view(np.uint64).reshape(image.height, image.width)
+    rows = _between(image.height, *(_channels(each) for each in _at_edges(pixels)))
+    columns = _between(image.width, *_at_edges(rows.transpose(1, 0, 2)))
+    return _Cells(columns[..., :3].transpose(1, 0, 2).astype(np.int64), image.width * image.height)
 
 
-def _summed(values: np.ndarray, side: int, kind: type) -> np.ndarray:
-    """Sums over equal parts of the first axis, side of them, in 1/side of an entry; whole numbers, so exact."""
-    length = len(values)
-    before = np.zeros((length + 1, *values.shape[1:]), kind)
-    np.cumsum(values, axis=0, dtype=kind, out=before[1:])
-    whole, part = np.divmod(np.arange(side + 1, dtype=kind) * length, side)
-    cut: np.ndarray = values[np.minimum(whole, length - 1)].astype(kind)
-    return np.diff(side * before[whole] + part[:, None, None].astype(kind) * cut, axis=0)
+def _at_edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At the _HASHED_SIDE + 1 edges of equal parts of the first axis: the sum of all before, and what is cut."""
+    before = np.zeros((len(values) + 1, *values.shape[1:]), values.dtype)
+    np.cumsum(values, axis=0, dtype=values.dtype, out=before[1:])
+    whole = np.arange(_HASHED_SIDE + 1) * len(values) // _HASHED_SIDE
+    return before[whole], values[np.minimum(whole, len(values) - 1)]
+
+
+def _channels(packed: np.ndarray) -> np.ndarray:
+    return packed.view(np.uint16).astype(np.int32).reshape(*packed.shape, 4)
+
+
+def _between(length: int, before: np.ndarray, cut: np.ndarray) -> np.ndarray:
+    """Sums over equal parts of an axis so long, in 1/_HASHED_SIDE of an entry; whole numbers, so exact."""
+    part = (np.arange(_HASHED_SIDE + 1, dtype=np.int32) * length % _HASHED_SIDE).astype(np.int32)
+    return np.diff(_HASHED_SIDE * before + part[:, None, None] * cut, axis=0)
 
 
 def _checked(rgb: np.ndarray) -> np.ndarray:
@@ -215,11 +287,22 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed scale")
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
+        grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
             raise ValueError(f"grey values from {grey.min()} to {grey.max()}, wanted 0 to 65535")
-        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+        shown = (grey >> 8).astype(np.uint8)
+        if "transparency" in image.info:  # one value of grey, of which Pillow makes nothing in this mode
+            shown[grey == image.info["transparency"]] = 255
+        return Image.fromarray(shown).convert("RGB")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+        return _on_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgb = Image.new("RGB", image.size)
+    for top, band in _bands(image):
+        layer = band.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        rgb.paste(Image.alpha_composite(white, layer).convert("RGB"), (0, top))
+    return rgb

@@ -11,6 +11,7 @@ import dagster as dg
 
 from storage.chain import verify
 from storage.lineage import Ledger
+from storage.scratch import clear_abandoned
 
 
 @dg.op(
@@ -33,7 +34,10 @@ def clear_scratch(
     ledger: dg.ResourceParam[Ledger],
     scratch: dg.ResourceParam[Path],
 ) -> int:
-    """The number of folders removed; one that is being worked on, or whose work is unfinished, stays."""
+    """The number of work folders removed; one that is being worked on, or whose work is unfinished, stays.
+
+    Temporary folders of processes that were killed go too, all of this user's on this machine.
+    """
     done = {artifact.work_key[:16] for artifact in ledger.everything()}
     removed = 0
     for folder in sorted(scratch.glob("*-*")):
@@ -41,7 +45,8 @@ def clear_scratch(
             shutil.rmtree(folder)
             context.log.info(f"removed {folder}")
             removed += 1
-    context.add_output_metadata({"removed": removed, "records": n_records})
+    abandoned = clear_abandoned()
+    context.add_output_metadata({"removed": removed, "abandoned": abandoned, "records": n_records})
     return removed
 
 

@@ -2,12 +2,23 @@ import hashlib
 import io
 import struct
 import zlib
+from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ops.pictures import THUMB_BYTES, Picture, PictureProblem, open_upright, phash, pixels_sha256, thumb
+from ops.pictures import (
+    THUMB_BYTES,
+    Picture,
+    PictureProblem,
+    open_upright,
+    phash,
+    pixels_sha256,
+    see,
+    thumb,
+)
 from tests.ops.delivery import encoded, pixels, turned
 
 
@@ -147,7 +158,9 @@ def test_phash_of_a_known_wave():
 
 
 def test_a_flat_picture_has_no_phash():
-    assert phash(np.full((30, 50, 3), 77, np.uint8)) is None
+    """Also where rounding leaves a contrast below nothing: so it does for the last three."""
+    for colour in ((77, 77, 77), (205, 72, 112), (75, 63, 156), (107, 215, 144)):
+        assert phash(np.full((30, 50, 3), colour, np.uint8)) is None, colour
 
 
 def test_thumb_counts_a_pixel_by_its_share():
@@ -156,3 +169,55 @@ def test_thumb_counts_a_pixel_by_its_share():
     rgb[:, 1] = 90
     cells = np.frombuffer(thumb(rgb), np.uint8).reshape(16, 16, 3)
     assert cells[0, :3, 0].tolist() == [30, 30, 0]
+
+
+def _glass(size_wh: tuple[int, int]) -> np.ndarray:
+    """Pixels of which every column lets more through than the last: uint8 [height, width, 4]."""
+    opacity = np.linspace(255, 0, size_wh[0]).astype(np.uint8)
+    return np.dstack([pixels(size_wh), np.tile(opacity, (size_wh[1], 1))])
+
+
+@pytest.mark.parametrize("size_wh", [(7, 5), (31, 600), (400, 333), (70_000, 2), (1, 1)])
+def test_what_is_seen_on_the_way_is_what_the_pixels_give(size_wh):
+    """Of a picture in one band or in many, a side below 32 or an odd one, in modes of all kinds."""
+    rgb = pixels(size_wh)
+    files = [encoded(rgb), encoded(_glass(size_wh)), encoded(rgb[..., 0]), encoded(rgb, "TIFF")]
+    if max(size_wh) < 65_500:  # the longest side of a JPEG
+        files += [turned(rgb, 6), encoded(rgb, "JPEG")]
+    for data in files:
+        picture, seen = _opened(data), see(data)
+        assert (seen.format, seen.size_wh, seen.sides_swapped) == (
+            picture.format,
+            picture.size_wh,
+            picture.sides_swapped,
+        )
+        assert seen.pixels_sha256 == pixels_sha256(picture.rgb)
+        assert (seen.thumb, seen.phash) == (thumb(picture.rgb), phash(picture.rgb))
+    for data in (b"", _png_header_only(60_000, 50_000), encoded(rgb)[:40]):
+        assert see(data) == open_upright(data)
+
+
+def test_a_large_picture_is_laid_on_white_in_every_row():
+    rgba = _glass((400, 333))
+    share = rgba[..., 3:] / 255
+    wanted = rgba[..., :3] * share + 255 * (1 - share)
+    assert np.abs(_opened(encoded(rgba)).rgb - wanted).max() <= 1  # Pillow computes in whole numbers
+
+
+def test_thumb_is_the_mean_pixel_by_pixel():
+    """Against a loop in fractions: each pixel is given to the cells in which it lies, by the share of it there."""
+    rgb = pixels((19, 11), 3)
+    sums = [[[Fraction()] * 3 for _ in range(16)] for _ in range(16)]
+    for (y, x), (row, column) in product(np.ndindex(11, 19), np.ndindex(16, 16)):
+        high = min(Fraction(y + 1), Fraction(11 * (row + 1), 16)) - max(Fraction(y), Fraction(11 * row, 16))
+        wide = min(Fraction(x + 1), Fraction(19 * (column + 1), 16)) - max(
+            Fraction(x), Fraction(19 * column, 16)
+        )
+        if high > 0 and wide > 0:
+            cell = sums[row][column]
+            sums[row][column] = [
+                total + high * wide * int(value) for total, value in zip(cell, rgb[y, x], strict=True)
+            ]
+    cell_px = Fraction(19 * 11, 256)
+    wanted = [int(total / cell_px + Fraction(1, 2)) for row in sums for cell in row for total in cell]
+    assert list(thumb(rgb)) == wanted

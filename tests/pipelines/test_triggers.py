@@ -121,8 +121,12 @@ def test_the_retraining_job_fails_as_the_runner_fails(
     assert "profile = 'tinny': want one of" in str(described.description)
 
 
-def test_upkeep_verifies_and_clears(world: SmallWorld, instance: dg.DagsterInstance) -> None:
+def test_upkeep_verifies_and_clears(
+    world: SmallWorld, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A folder of work that is recorded goes; one of unfinished work stays, and one that is held."""
+    abandoned = world.folder / "tmp" / "saliency-r1-tmp-pieces-left"
+    abandoned.mkdir(parents=True)
     deliver(world, instance)
     done = world.ledger.everything()[0].work_key[:16]
     scratch = world.folder / "root" / "work"
@@ -133,10 +137,12 @@ def test_upkeep_verifies_and_clears(world: SmallWorld, instance: dg.DagsterInsta
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
+    monkeypatch.setattr("tempfile.tempdir", str(abandoned.parent))
     try:
         assert world.run(instance, "upkeep").success
     finally:
         holder.communicate(b"\n")
+    assert not abandoned.exists()
     assert {path.name for path in scratch.iterdir()} == {"sft-0123456789abcdef", f"grpo-{done}"}
 
 
