@@ -245,8 +245,8 @@ def batches(
             yield file.read_row_group(number, columns=None if columns is None else list(columns))
 
 
-def n_rows_of(source: str | os.PathLike[str], name: str) -> int:
-    """How many rows a local Parquet file holds, which must be of this table; the rows are not read."""
+def n_rows_of(source: str | os.PathLike[str], name: str | None = None) -> int:
+    """How many rows a local Parquet file holds, which must be of this table if one is named; the rows are not read."""
     with _opened(source, name) as file:
         return int(file.metadata.num_rows)
 

@@ -45,10 +45,8 @@ def test_a_stratum_that_strays_or_misses_a_side_is_named() -> None:
         for n, kind in enumerate(kinds)
     ]
     shares = {"val": 0.08, "test": 0.2}
-    assert strata(
-        splits, [from_rows("examples", [{**r, "answer_type": "word"} for r in rows])], shares
-    ).passed
-    result = strata(splits, [from_rows("examples", rows)], shares)
+    assert strata(splits, from_rows("examples", [{**r, "answer_type": "word"} for r in rows]), shares).passed
+    result = strata(splits, from_rows("examples", rows), shares)
     # word: 60 in train. number: 12 train, 8 val, 20 test; 0.2 +- 3 * sqrt(0.16 / 40) = 0.19.
     assert not result.passed and result.severity == dg.AssetCheckSeverity.WARN
     assert "s, word: none of 60 in test, 12.0 expected" in str(result.description)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ops.near import Earlier, across, alike, looks_of, narrowed
+from ops.looks import alike, looks_of
+from ops.near import Earlier, across, narrowed
 from ops.pictures import LUMA, phash, thumb
 from tests.ops.delivery import pixels
 

@@ -1,12 +1,13 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ops.near import RADIUS
+from ops.looks import RADIUS
 from ops.pictures import THUMB_BYTES, open_upright, phash, pixels_sha256, thumb
-from ops.split import DEFAULT_FRACTIONS, Placed, assign, place, side_of
+from ops.split import DEFAULT_FRACTIONS, IMAGE_COLUMNS, Placed, assign, place, side_of
 from storage.tables import from_rows
 from tests.ops.delivery import encoded, pixels
 
@@ -16,7 +17,16 @@ TEN = (1 << RADIUS) - 1  # as many bits as near duplicates may differ in
 def _placed(pictures: list[tuple[str, int | None]], fractions=DEFAULT_FRACTIONS) -> dict[str, Placed]:
     """Place (name, hash) pairs of one thumbnail; the name stands for both sha256."""
     names = [name for name, _ in pictures]
-    return place(names, names, [_flat(100)] * len(names), [phash_ for _, phash_ in pictures], fractions)
+    return _place(names, names, [_flat(100)] * len(names), [phash_ for _, phash_ in pictures], fractions)
+
+
+def _place(names, pixels, thumbs, phashes, fractions=DEFAULT_FRACTIONS) -> dict[str, Placed]:
+    """Place pictures, which come three at a time."""
+    types = (pa.string(), pa.string(), pa.binary(), pa.int64())
+    columns = map(pa.array, (names, pixels, thumbs, phashes), types)
+    whole = pa.table(dict(zip(IMAGE_COLUMNS, columns, strict=True)))
+    threes = [whole.slice(start, 3) for start in range(0, len(names), 3)] or [whole]
+    return place(pa.concat_tables(threes), fractions).by_picture()
 
 
 def _flat(value: int) -> bytes:
@@ -72,7 +82,7 @@ def test_a_copy_of_a_follower_stays_with_it():
 
 def test_flat_and_unread_pictures_follow_only_their_own_pixels():
     a, b, c = _names_of_sides("train", "test", "val")
-    placed = place([a, b, c], [a, a, None], [_flat(9), _flat(9), None], [None, None, None])
+    placed = _place([a, b, c], [a, a, None], [_flat(9), _flat(9), None], [None, None, None])
     assert placed[b] == Placed("train", "same_pixels", a)
     assert placed[c] == Placed("val", "content_hash", c)
 
@@ -129,7 +139,7 @@ def test_a_copy_lands_on_the_same_side(seed, size_wh, kind):
         copy = open_upright(encoded(original, kind)).rgb
     rgbs = [original, *others, copy]
     files = ["original", "o1", "o2", "o3", "o4", "o5", "copy"]
-    placed = place(
+    placed = _place(
         files, [pixels_sha256(r) for r in rgbs], [thumb(r) for r in rgbs], [phash(r) for r in rgbs]
     )
     rule = "same_pixels" if kind == "PNG" else "near_duplicate"
@@ -137,7 +147,7 @@ def test_a_copy_lands_on_the_same_side(seed, size_wh, kind):
     assert placed["o1"].rule == "content_hash"
 
 
-def _tables(names: list[str]) -> tuple[list, list]:
+def _tables(names: list[str]) -> tuple[pa.Table, pa.Table]:
     empty = dict.fromkeys(("source", "source_file", "file_name", "uri", "format"), "x")
     images = [
         {
@@ -164,12 +174,12 @@ def _tables(names: list[str]) -> tuple[list, list]:
         for name in names
         for q in range(2)
     ]
-    return [from_rows("images", images)], [from_rows("examples", examples)]
+    return from_rows("images", images), from_rows("examples", examples)
 
 
 def test_every_example_follows_its_picture():
     names = _names_of_sides("train", "val", "test")
-    splits = assign(*_tables(names)).to_pylist()
+    splits = pa.concat_tables(assign(*_tables(names))).to_pylist()
     assert [row["split"] for row in splits] == ["train", "train", "val", "val", "test", "test"]
     assert [row["image_sha256"] for row in splits] == [name for name in names for _ in range(2)]
 
@@ -177,4 +187,4 @@ def test_every_example_follows_its_picture():
 def test_an_example_without_its_picture_is_an_error():
     images, examples = _tables(["a", "b"])
     with pytest.raises(ValueError, match="2 examples"):
-        assign([images[0].slice(0, 1)], examples)
+        list(assign(images.slice(0, 1), examples))
