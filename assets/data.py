@@ -195,7 +195,7 @@ def store_normalised(
             table = ledger.put_table_file(refused, "quarantine", "quarantine", path)
             ledger.point("data/quarantine", source.name, table)
             build(ledger)
-            advice = hint(source, ledger.read_table(table))
+            advice = hint(source, [ledger.path(table)])
             raise dg.Failure(f"{error}; {advice}" if advice else str(error)) from error
         summaries = {"examples": dict(made.counts), "quarantine": dict(made.refused_by_reason)}
         return {

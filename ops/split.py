@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from ops.looks import Gathering, Looks
 from ops.near import Earlier
-from storage.asking import Rows, column, parts
+from storage.asking import Rows, column, parts, rows_of
 from storage.tables import schema_of
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"val": 0.08, "test": 0.2}
@@ -114,15 +114,15 @@ def assign(
     placed by its image_sha256 and is like no other. ValueError, at the end, for examples whose picture is missing.
     """
     sides = place(images, fractions, salt)
-    names, homeless, first = pa.array(PLACES), 0, None
+    names, homeless, first, start = pa.array(PLACES), 0, None, 0
     rules = pa.array(RULES)
     for part in parts(examples, EXAMPLE_COLUMNS):
-        places = pc.index_in(part["image_sha256"], value_set=sides.images)
-        if places.null_count:
-            lost = part["example_id"].filter(pc.is_null(places))
+        at = rows_of(part["image_sha256"], sides.images, start)
+        if at.min(initial=0) < 0:
+            lost = part["example_id"].filter(pa.array(at < 0))
             homeless, first = homeless + len(lost), first or lost[0]
             continue
-        at = places.to_numpy()
+        start = int(at.max(initial=start))
         columns = {
             "example_id": part["example_id"],
             "image_sha256": part["image_sha256"],

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.tables import batches, n_rows_of
 
 MOST_MEMORY = "192MiB"
 """Of DuckDB, for one question; the rest goes to a folder of its own that is gone afterwards."""
+
+_LEAST_STRETCH = 65_536
 
 Rows: TypeAlias = pa.Table | Sequence[str | Path]
 """Rows of one table in order: Parquet files on this machine, one after the other, or a table in memory."""
@@ -43,28 +47,72 @@ def column(rows: Rows, name: str) -> pa.ChunkedArray:
     return pa.concat_tables([part for path in rows for part in batches(path, [name])])[name]
 
 
+def taken(rows: Rows, places: np.ndarray, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a few rows, given by their numbers from 0, int64, sorted."""
+    found, start = [], 0
+    for part in parts(rows, columns):
+        here = places[slice(*np.searchsorted(places, [start, start + part.num_rows]))] - start
+        found.append(part.take(pa.array(here)))
+        start += part.num_rows
+    return pa.concat_tables(found) if found else pa.table({name: [] for name in columns})
+
+
+def having(rows: Rows, name: str, values: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    """Some columns of the few rows that have one of some values in a column, in order."""
+    wanted = pa.array(values, pa.string())
+    found = [part.filter(pc.is_in(part[name], wanted)) for part in parts(rows, columns)]
+    return pa.concat_tables(found) if found else pa.table({column: [] for column in columns})
+
+
 def n_outside(rows: Rows, name: str, allowed: Rows) -> int:
     """Rows of which the value of a column is not in the column of that name of other rows."""
     told = f'SELECT count(*) FROM own ANTI JOIN allowed USING ("{name}")'  # noqa: S608  # names from our code
     return int(_answer(told, own=rows, allowed=allowed)[0][0].as_py())
 
 
-def n_different(rows: Rows, name: str, only: tuple[str, str] | None = None) -> int:
-    """Different values of a column, nulls apart; `only`: a column and its value, rows without which do not count."""
-    told = f'SELECT count(*) FROM (SELECT DISTINCT "{name}" FROM own WHERE {_chosen(name, only)})'  # noqa: S608
-    return int(_answer(told, only and only[1:], own=rows)[0][0].as_py())
+def n_different(rows: Rows, name: str) -> int:
+    """Different values of a column, nulls apart."""
+    told = f'SELECT count(*) FROM (SELECT DISTINCT "{name}" FROM own WHERE "{name}" IS NOT NULL)'  # noqa: S608
+    return int(_answer(told, own=rows)[0][0].as_py())
 
 
 def most_frequent(
     rows: Rows, name: str, most: int, only: tuple[str, str] | None = None
-) -> list[tuple[str, int]]:
-    """The most frequent values of a column with their numbers, ties by the alphabet; nulls and `only` as above."""
+) -> tuple[int, list[tuple[str, int]]]:
+    """How many different values a column has, and the most frequent with their numbers, ties by the alphabet.
+
+    Nulls do not count; `only`: a column and its value, rows without which do not count either.
+    """
+    chosen = f'AND "{only[0]}" = ?' if only else ""
     told = (
-        f'SELECT "{name}", count(*) FROM own WHERE {_chosen(name, only)} '  # noqa: S608  # names from our code
+        f'SELECT "{name}", count(*), count(*) OVER () FROM own WHERE "{name}" IS NOT NULL {chosen} '  # noqa: S608
         f'GROUP BY "{name}" ORDER BY count(*) DESC, "{name}" LIMIT {most:d}'
     )
-    values, counts = (each.to_pylist() for each in _answer(told, only and only[1:], own=rows))
-    return list(zip(values, counts, strict=True))
+    values, counts, n = (each.to_pylist() for each in _answer(told, only and only[1:], own=rows))
+    return (n[0] if n else 0), list(zip(values, counts, strict=True))
+
+
+def rows_of(values: pa.ChunkedArray, among: pa.ChunkedArray | pa.Array, start: int = 0) -> np.ndarray:
+    """The row of each value among others, int64 [n]; -1 where it is not there.
+
+    Looked for from row `start` on and then before it, a stretch at a time: an index of all is never made, and where
+    both are in about the same order the first stretch has them.
+    """
+    found = np.full(len(values), -1, np.int64)
+    left = np.arange(len(values))
+    stretch = max(len(values), _LEAST_STRETCH)
+    for first, end in [
+        *((first, len(among)) for first in range(start, len(among), stretch)),
+        *((first, start) for first in range(0, start, stretch)),
+    ]:
+        if not len(left):
+            break
+        wanted = values if len(left) == len(values) else values.take(pa.array(left))
+        at = pc.index_in(wanted, value_set=among.slice(first, min(stretch, end - first)))
+        places = pc.fill_null(at, -1).to_numpy()
+        found[left] = np.where(places < 0, -1, places + first)
+        left = left[places < 0]
+    return found
 
 
 def first_rows(rows: Rows, name: str) -> pa.ChunkedArray:
@@ -152,10 +200,6 @@ def n_draws(
 
 def _pictures(image_sha256: Collection[str]) -> pa.Table:
     return pa.table({"image_sha256": pa.array(sorted(image_sha256), pa.string())})
-
-
-def _chosen(name: str, only: tuple[str, str] | None) -> str:
-    return f'"{name}" IS NOT NULL' + (f' AND "{only[0]}" = ?' if only else "")
 
 
 def _answer(told: str, values: Sequence[object] | None = None, **rows: Rows) -> list[pa.ChunkedArray]:

@@ -19,7 +19,7 @@ from storage.schema import ALLOWED_VALUES, SCHEMA_VERSION, TABLES
 
 _VERSION_KEY = b"saliency_r1.schema_version"
 _TABLE_KEY = b"saliency_r1.table"
-_ROWS_PER_GROUP = {"images": 1_000, "saliency_maps": 20_000}
+_ROWS_PER_GROUP = {"images": 1_000, "quarantine": 20_000, "saliency_maps": 20_000}
 _DEFAULT_ROWS_PER_GROUP = 100_000
 _BYTES_PER_GROUP = 64 * 2**20
 _SELDOM_ALIKE = {
@@ -151,8 +151,9 @@ def encode_table(name: str, table: pa.Table) -> bytes:
 class TableWriter:
     """A table written piece by piece; the same rows give the same bytes, whatever the pieces were.
 
-    What waits for its row group is held in memory: at most 100,000 rows, and of pictures 1,000 or 64 MiB. `target`
-    is a path or a binary stream. Use it in a `with`; the file is whole only after that ended without an exception.
+    What waits for its row group is held in memory: at most 100,000 rows, of refused ones 20,000, and of pictures 1,000
+    or 64 MiB. `target` is a path or a binary stream. Use it in a `with`; the file is whole only after that ended
+    without an exception.
     """
 
     def __init__(self, name: str, target: str | os.PathLike[str] | io.BytesIO) -> None:
