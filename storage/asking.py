@@ -5,7 +5,7 @@ beyond MOST_MEMORY. Not here: the catalogue and its questions (`catalog`), what 
 """
 
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,10 +16,12 @@ import pyarrow.compute as pc
 
 from storage.tables import batches, n_rows_of
 
-MOST_MEMORY = "192MiB"
-"""Of DuckDB, for one question; the rest goes to a folder of its own that is gone afterwards."""
+MOST_MEMORY_MIB = 192
+"""Of DuckDB, for one question; the rest goes to a folder of its own that is gone afterwards. One that cannot be
+answered so, for not all can go to disk, is asked again with twice as much; 2 million examples needed no more.
+"""
 
-_LEAST_STRETCH = 65_536
+_LEAST_STRETCH, _ENDLESS_MIB = 65_536, 100_000
 
 Rows: TypeAlias = pa.Table | Sequence[str | Path]
 """Rows of one table in order: Parquet files on this machine, one after the other, or a table in memory."""
@@ -208,8 +210,20 @@ def _answer(told: str, values: Sequence[object] | None = None, **rows: Rows) -> 
 
 
 def _table(told: str, values: Sequence[object] | None = None, **rows: Rows) -> pa.Table:
+    most_mib = MOST_MEMORY_MIB
+    while True:
+        try:
+            return _asked(told, values, rows, most_mib)
+        except duckdb.OutOfMemoryException:
+            if most_mib > _ENDLESS_MIB:
+                raise
+            most_mib *= 2
+
+
+def _asked(told: str, values: Sequence[object] | None, rows: Mapping[str, Rows], most_mib: int) -> pa.Table:
+    """In one thread: several hold as many groups at once, and are hardly faster."""
     with tempfile.TemporaryDirectory(prefix="asked-") as folder:
-        settings: dict[str, Any] = {"memory_limit": MOST_MEMORY, "temp_directory": folder, "threads": 2}
+        settings: dict[str, Any] = {"memory_limit": f"{most_mib}MiB", "temp_directory": folder, "threads": 1}
         with duckdb.connect(config=settings | {"autoinstall_known_extensions": False}) as connection:
             for name, each in rows.items():
                 if isinstance(each, pa.Table):
