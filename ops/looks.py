@@ -39,6 +39,7 @@ _ROUGH = slice(2, None, 4)  # 4 x 4 of the cells
 _TELLING = slice(1, None, 2)  # 8 x 8 of the cells
 _ROUNDING = 0.01  # more than single precision strays
 _AT_ONCE = 4096
+_FEW = 64  # pictures of one hash, which are compared with each other soon enough
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,10 @@ class Looks:
 
     `phash` uint64 [n]; `smooth` uint8 [n, 16, 16, 3]: the smoothed thumbnail; `grey` bool [n]: no colour; `rough`
     int16 [n, 3, 16]: luminance of 16 cells, and its lowest and highest around each; `telling` uint8 [3, 256, n]: red,
-    green, blue and luminance of 64 cells, and the lowest and highest that one near it has there, however lit.
+    green, blue and luminance of 64 cells, and the lowest and highest that one near it has there, however lit. `light`
+    float32 [n]: sum of the smoothed values, NaN where one of them is too dark or too bright to tell how the picture was
+    lit. `loudest` int16 [n]: where, of 768, a picture differs most from the others of its very hash; -1 where these are
+    few.
     """
 
     phash: np.ndarray
@@ -55,6 +59,8 @@ class Looks:
     grey: np.ndarray
     rough: np.ndarray
     telling: np.ndarray
+    light: np.ndarray
+    loudest: np.ndarray
 
     def __len__(self) -> int:
         return len(self.phash)
@@ -70,6 +76,7 @@ class Gathering:
         self._grey = np.empty(n, bool)
         self._rough = np.empty((n, 3, len(range(side)[_ROUGH]) ** 2), np.int16)
         self._telling = np.empty((3, 4 * len(range(side)[_TELLING]) ** 2, n), np.uint8)
+        self._light = np.empty(n, np.float32)
 
     def put(self, places: np.ndarray, phashes: Sequence[int], thumbs: Sequence[bytes]) -> None:
         """Pictures in their places, int [k]. ValueError for a thumbnail of another size."""
@@ -82,14 +89,16 @@ class Gathering:
             self._smooth[part] = smooth
             self._grey[part] = np.ptp(smooth, axis=3).max(axis=(1, 2), initial=0) <= _GREY
             self._telling[:, :, part] = _telling(smooth)
+            tells = ((smooth >= _DARK) & (smooth <= _BRIGHT)).all(axis=(1, 2, 3))
+            self._light[part] = np.where(tells, smooth.sum(axis=(1, 2, 3)), np.nan)
             for kind, each in enumerate((smooth, *_range(smooth))):
                 self._rough[part, kind] = np.rint(each[:, _ROUGH, _ROUGH] @ LUMA).reshape(len(part), -1)
 
     def looks(self, n: int) -> Looks:
         """What was put in the first n places."""
-        return Looks(
-            self._phash[:n], self._smooth[:n], self._grey[:n], self._rough[:n], self._telling[:, :, :n]
-        )
+        smooth, phash = self._smooth[:n], self._phash[:n]
+        rest = (self._grey[:n], self._rough[:n], self._telling[:, :, :n], self._light[:n])
+        return Looks(phash, smooth, *rest, _loudest(phash, smooth))
 
 
 def looks_of(phashes: Sequence[int], thumbs: Sequence[bytes]) -> Looks:
@@ -177,6 +186,9 @@ def _thumbnails_agree(looks: Looks, ones: np.ndarray, others: np.ndarray) -> np.
         left = np.flatnonzero(agree)
         agree[left] = _roughly(looks.rough[ones[left], :, cells], looks.rough[others[left], :, cells])
     differ = looks.grey[ones] != looks.grey[others]
+    for one, other in ((ones, others), (others, ones)):
+        left = np.flatnonzero(agree & ~differ & (looks.loudest[one] >= 0))
+        agree[left] = _loudest_agree(looks, one[left], other[left])
     for which, in_grey in ((agree & ~differ, False), (agree & differ, True)):
         chosen = np.flatnonzero(which)
         if len(chosen):
@@ -193,6 +205,36 @@ def _roughly(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         fits &= (20 * one[:, 0] <= lit * other[:, 2] + room).all(axis=1)
         fits &= (lit * one[:, 0] >= 20 * other[:, 1] - room).all(axis=1)
     return fits
+
+
+def _loudest(phash: np.ndarray, smooth: np.ndarray) -> np.ndarray:
+    """Of each picture the place where it differs most from the mean of those with its hash; -1 where these are few."""
+    found = np.full(len(phash), -1, np.int16)
+    order = np.argsort(phash, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(phash[order])) + 1):
+        if len(members) > _FEW:
+            parts = [members[start : start + _AT_ONCE] for start in range(0, len(members), _AT_ONCE)]
+            mean = sum(smooth[part].sum(axis=0, dtype=np.int64) for part in parts) / len(members)
+            for part in parts:
+                apart = np.abs(smooth[part] - mean.astype(np.float32)).reshape(len(part), -1)
+                found[part] = apart.argmax(axis=1)
+    return found
+
+
+def _loudest_agree(looks: Looks, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether the loudest value of one fits the other: what all fulfil that `_agree`, at one place of the thumbnail."""
+    row, column, colour = np.unravel_index(looks.loudest[ones], looks.smooth.shape[1:])
+    beside = [np.clip(np.stack([at - 1, at, at + 1]), 0, THUMB_SIDE_PX - 1) for at in (row, column)]
+    around = looks.smooth[others, beside[0][:, None], beside[1][None], colour].astype(np.float32)
+    low, high = around.min(axis=(0, 1)), around.max(axis=(0, 1))
+    value = looks.smooth[ones, row, column, colour].astype(np.float32)
+    ratio = looks.light[others] / looks.light[ones]
+    unknown = np.isnan(ratio)
+    lit = [np.where(unknown, 1, np.clip(each, 1, MOST_LIT)) for each in (ratio, 1 / ratio)]
+    most = [np.where(unknown, MOST_LIT, each) for each in lit]
+    room = TOLERANCE + _ROUNDING
+    fits = np.minimum(value * lit[0], 255) <= np.minimum(high * most[1], 255) + room
+    return np.asarray(fits & (np.minimum(value * most[0], 255) >= np.minimum(low * lit[1], 255) - room))
 
 
 def _values(smooth: np.ndarray, in_grey: bool) -> list[np.ndarray]:
