@@ -109,7 +109,7 @@ def _placing(looks, group):
 
 @pytest.mark.parametrize("search", [_placing, lambda looks, group: list(across(looks, group))])
 def test_pictures_of_one_hash_and_background_are_seldom_compared_whole(monkeypatch, search):
-    """Where each differs from the rest is looked at first: without that, over three times as many are compared whole."""
+    """Where each differs from the rest is looked at first: without that, three times as many are compared whole."""
     looks, group = _of_one_background(500)
     whole, compared = [], ops.looks._agree
     monkeypatch.setattr(ops.looks, "_agree", lambda a, b: whole.append(len(a[0])) or compared(a, b))
