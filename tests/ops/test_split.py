@@ -1,3 +1,6 @@
+import hashlib
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,7 +10,7 @@ from PIL import Image
 
 from ops.looks import RADIUS
 from ops.pictures import THUMB_BYTES, open_upright, phash, pixels_sha256, thumb
-from ops.split import DEFAULT_FRACTIONS, IMAGE_COLUMNS, Placed, assign, place, side_of
+from ops.split import DEFAULT_FRACTIONS, DEFAULT_SALT, IMAGE_COLUMNS, Placed, assign, place, side_of
 from storage.tables import from_rows
 from tests.ops.delivery import encoded, pixels
 
@@ -21,12 +24,13 @@ def _placed(pictures: list[tuple[str, int | None]], fractions=DEFAULT_FRACTIONS)
 
 
 def _place(names, pixels, thumbs, phashes, fractions=DEFAULT_FRACTIONS) -> dict[str, Placed]:
-    """Place pictures, which come three at a time."""
+    """Place pictures, which come one, four and two at a time."""
     types = (pa.string(), pa.string(), pa.binary(), pa.int64())
     columns = map(pa.array, (names, pixels, thumbs, phashes), types)
     whole = pa.table(dict(zip(IMAGE_COLUMNS, columns, strict=True)))
-    threes = [whole.slice(start, 3) for start in range(0, len(names), 3)] or [whole]
-    return place(pa.concat_tables(threes), fractions).by_picture()
+    starts = [start + add for start in range(0, len(names), 7) for add in (0, 1, 5)] + [len(names)]
+    pieces = [whole.slice(first, last - first) for first, last in itertools.pairwise(starts) if last > first]
+    return place(pa.concat_tables(pieces or [whole]), fractions).by_picture()
 
 
 def _flat(value: int) -> bytes:
@@ -45,6 +49,15 @@ def test_a_larger_test_share_only_adds_to_the_test_side():
     small = {name for name in names if side_of(name, {"test": 0.1}) == "test"}
     large = {name for name in names if side_of(name, {"test": 0.3}) == "test"}
     assert small < large
+
+
+def test_the_draw_is_the_hash_of_salt_and_pixels_and_val_lies_beside_test():
+    for number in range(200):
+        for salt in (DEFAULT_SALT, "other"):
+            digest = hashlib.sha256(f"{salt}:p{number}".encode()).hexdigest()
+            draw = int(digest[:16], 16) / 2**64
+            wanted = "test" if draw < 0.25 else "val" if draw < 0.75 else "train"
+            assert side_of(f"p{number}", {"val": 0.5, "test": 0.25}, salt) == wanted
 
 
 @pytest.mark.parametrize(
@@ -182,6 +195,23 @@ def test_every_example_follows_its_picture():
     splits = pa.concat_tables(assign(*_tables(names))).to_pylist()
     assert [row["split"] for row in splits] == ["train", "train", "val", "val", "test", "test"]
     assert [row["image_sha256"] for row in splits] == [name for name in names for _ in range(2)]
+
+
+def test_every_example_says_by_which_rule_and_with_whom_its_picture_was_placed():
+    """The second has the pixels of the first; the third is a near duplicate of it."""
+    a, b, c = _names_of_sides("train", "test", "val")
+    images, examples = _tables([a, b, c])
+    rows = [
+        {**row, "phash": bits, "thumb": _flat(100)}
+        for row, bits in zip(images.to_pylist(), (0, 0, TEN), strict=True)
+    ]
+    rows[1]["pixels_sha256"] = a
+    found = pa.concat_tables(assign(from_rows("images", rows), examples)).to_pylist()[::2]
+    assert [(row["split"], row["split_rule"], row["group_sha256"]) for row in found] == [
+        ("train", "content_hash", a),
+        ("train", "same_pixels", a),
+        ("train", "near_duplicate", a),
+    ]
 
 
 def test_an_example_without_its_picture_is_an_error():
