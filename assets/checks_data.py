@@ -11,19 +11,23 @@ import pyarrow.parquet as pq
 from dagster import AssetCheckResult, AssetCheckSpec
 
 from assets.checks import blocking, outcome, warning
-from ops.near import across, looks_of
+from ops.looks import looks_by_name
+from ops.near import across
 from ops.sources import Source
+from storage.asking import (
+    Rows,
+    column,
+    n_examples_by_side,
+    n_outside,
+    n_pictures_by_side,
+    n_rows,
+    pixels_on_sides,
+    placed_pictures,
+)
 from storage.lineage import Artifact, Ledger
 from storage.tables import schema_of
 
 TABLES = ("images", "examples", "boxes", "quarantine")
-NEEDED = {
-    "images": ["image_sha256"],
-    "examples": ["image_sha256", "example_id", "n_boxes", "evidence_area_frac"],
-    "boxes": ["example_id"],
-    "quarantine": ["reason"],
-}
-"""The columns that the checks of the normalised tables read."""
 SIDES = ("train", "val", "test")
 FULL_PICTURE, SPECK = 0.95, 0.0005  # shares of the picture's area
 ODD_LIMIT = 0.2
@@ -91,22 +95,19 @@ def delivered(manifest: Mapping[str, Any], source: Source) -> AssetCheckResult:
     return outcome(DELIVERED, problems, said, **counted, refused_members=dict(list(refused.items())[:20]))
 
 
-def conserved(tables: Mapping[str, pa.Table], rows_in: int) -> AssetCheckResult:
+def conserved(tables: Mapping[str, Rows], rows_in: int) -> AssetCheckResult:
     """Count rows of the stored tables against the raw rows that the reader counted."""
     examples, boxes, images = tables["examples"], tables["boxes"], tables["images"]
-    kept, refused = examples.num_rows, tables["quarantine"].num_rows
-    wanted_boxes = pc.sum(examples["n_boxes"]).as_py() or 0
-    strays = _outside(boxes["example_id"], examples["example_id"])
-    unseen = _outside(examples["image_sha256"], images["image_sha256"])
-    unasked = _outside(images["image_sha256"], examples["image_sha256"])
+    kept, refused, n_boxes = n_rows(examples), n_rows(tables["quarantine"]), n_rows(boxes)
+    wanted_boxes = pc.sum(column(examples, "n_boxes")).as_py() or 0
+    strays = n_outside(boxes, "example_id", examples)
+    unseen = n_outside(examples, "image_sha256", images)
+    unasked = n_outside(images, "image_sha256", examples)
     problems = [
         text
         for bad, text in (
             (rows_in != kept + refused, f"{rows_in} raw rows, but {kept} examples + {refused} quarantined"),
-            (
-                boxes.num_rows != wanted_boxes,
-                f"{boxes.num_rows} boxes for {wanted_boxes} counted in examples",
-            ),
+            (n_boxes != wanted_boxes, f"{n_boxes} boxes for {wanted_boxes} counted in examples"),
             (strays, f"{strays} boxes belong to no example"),
             (unseen, f"{unseen} examples have no picture"),
             (unasked, f"{unasked} pictures have no example"),
@@ -136,15 +137,13 @@ def schema(ledger: Ledger, table: str, artifact: Artifact) -> AssetCheckResult:
     return outcome(SCHEMAS[table], problems, f"{len(wanted)} columns")
 
 
-def plausible(examples: pa.Table) -> AssetCheckResult:
+def plausible(examples: Rows) -> AssetCheckResult:
     """Evidence over the whole picture tells nothing, a speck of it cannot be looked at on a token grid."""
-    share = examples["evidence_area_frac"]
+    share = column(examples, "evidence_area_frac")
     full = pc.sum(pc.greater(share, FULL_PICTURE)).as_py() or 0
     speck = pc.sum(pc.less(share, SPECK)).as_py() or 0
-    odd = (full + speck) / max(1, examples.num_rows)
-    said = (
-        f"{full} examples with evidence over the whole picture, {speck} with a speck, of {examples.num_rows}"
-    )
+    odd = (full + speck) / max(1, len(share))
+    said = f"{full} examples with evidence over the whole picture, {speck} with a speck, of {len(share)}"
     mean = pc.mean(share).as_py() or 0.0
     return outcome(
         PLAUSIBLE, [said] if odd > ODD_LIMIT else [], said, full=full, speck=speck, mean_area_frac=mean
@@ -159,62 +158,46 @@ def convention_looks_right(warnings: pa.Table) -> AssetCheckResult:
     return outcome(CONVENTION, [row["detail"] for row in rows], "nothing looks wrong", fits=fits, **signs)
 
 
-def no_leak(splits: pa.Table, images: pa.Table) -> AssetCheckResult:
-    """Group the examples by the pixels of their picture and count the sides; then compare what lies on two sides.
+def no_leak(splits: Rows, images: Rows) -> AssetCheckResult:
+    """Group the pictures by their pixels and count the sides; then compare what lies on two sides.
 
     A picture that was never read counts by its image_sha256. Near duplicates are searched from the stored hashes
     and thumbnails alone, by another way than the one that placed them (`ops.near.across`).
     """
-    own = pc.coalesce(images["pixels_sha256"], images["image_sha256"])
-    pixels = pa.table({"image_sha256": images["image_sha256"], "own": own}).group_by(["image_sha256", "own"])
-    sided = splits.filter(pc.is_in(splits["split"], pa.array(SIDES)))
-    placed = sided.join(pixels.aggregate([]), keys="image_sha256", join_type="left outer")
-    sides = placed.group_by("own").aggregate([("split", "count_distinct")])
-    torn = sides.filter(pc.greater(sides["split_count_distinct"], 1))
-    lost = placed["own"].null_count
-    problems = (
-        [f"{torn.num_rows} pictures are on two sides, such as {torn['own'][0]}"] if torn.num_rows else []
-    )
-    n_compared, pairs = near_across(sided, images)
+    n_pixels, n_torn, torn = pixels_on_sides(splits, images, SIDES)
+    problems = [f"{n_torn} pictures are on two sides, such as {torn}"] if n_torn else []
+    n_compared, pairs = near_across(splits, images)
     if pairs:
         count = f"{len(pairs)}{' or more' if len(pairs) == MOST_PAIRS else ''}"
         problems.append(f"{count} near duplicates lie on two sides, such as {' and '.join(pairs[0])}")
+    lost = n_outside(splits, "image_sha256", images)
     problems += [f"{lost} examples are of pictures that no table holds"] if lost else []
-    strange = sorted(set(splits["split"].to_pylist()) - {*SIDES, "excluded"})
+    strange = sorted(set(n_examples_by_side(splits)) - {*SIDES, "excluded"})
     problems += [f"unknown sides {strange}"] if strange else []
-    said = f"{sides.num_rows} pictures, each on one side, and no near duplicate among {n_compared} on another"
-    return outcome(NO_LEAK, problems, said, n_pictures=sides.num_rows, n_compared=n_compared)
+    said = f"{n_pixels} pictures, each on one side, and no near duplicate among {n_compared} on another"
+    return outcome(NO_LEAK, problems, said, n_pictures=n_pixels, n_compared=n_compared)
 
 
-def near_across(splits: pa.Table, images: pa.Table) -> tuple[int, list[tuple[str, str]]]:
+def near_across(splits: Rows, images: Rows) -> tuple[int, list[tuple[str, str]]]:
     """How many pictures have a look to compare, and the pairs of near duplicates on two sides, at most MOST_PAIRS."""
-    seen = images.filter(pc.and_(pc.is_valid(images["phash"]), pc.is_valid(images["thumb"])))
-    by_picture = splits.group_by(["image_sha256", "split"]).aggregate([])
-    rows = by_picture.join(
-        seen.select(["image_sha256", "phash", "thumb"])
-        .group_by("image_sha256", use_threads=False)
-        .aggregate([("phash", "first"), ("thumb", "first")]),
-        keys="image_sha256",
-        join_type="inner",
-    ).sort_by([("image_sha256", "ascending"), ("split", "ascending")])
-    names, looks = rows["image_sha256"].to_pylist(), (rows["phash_first"], rows["thumb_first"])
-    groups = np.array([SIDES.index(side) for side in rows["split"].to_pylist()], np.int8)
-    found = across(looks_of(*(column.to_pylist() for column in looks)), groups)
-    return len(names), [(names[a], names[b]) for a, b in islice(found, MOST_PAIRS)]
+    rows = placed_pictures(splits, SIDES)
+    looks, seen = looks_by_name(images, rows["image_sha256"])
+    names = rows["image_sha256"].filter(pa.array(seen))
+    sides = pc.index_in(rows["split"].filter(pa.array(seen)), value_set=pa.array(SIDES))
+    found = list(islice(across(looks, sides.to_numpy().astype(np.int8)), MOST_PAIRS))
+    return len(names), [(names[a].as_py(), names[b].as_py()) for a, b in found]
 
 
-def sizes(splits: pa.Table, fractions: Mapping[str, float], marked: Collection[str] = ()) -> AssetCheckResult:
+def sizes(splits: Rows, fractions: Mapping[str, float], marked: Collection[str] = ()) -> AssetCheckResult:
     """Shares of the pictures by side, against the shares asked for; few pictures may stray far.
 
     `marked`: pictures (image_sha256) of a marked slice, which a source may have made for one side; not counted.
     """
-    counted = pc.invert(pc.is_in(splits["image_sha256"], pa.array(sorted(marked), pa.string())))
-    by_picture = splits.filter(counted).group_by("image_sha256").aggregate([("split", "min")])
-    counts = {row["values"]: row["counts"] for row in pc.value_counts(by_picture["split_min"]).to_pylist()}
+    counts = n_pictures_by_side(splits, marked)
     n = sum(counts.get(side, 0) for side in SIDES)
     wanted = {**fractions, "train": 1 - sum(fractions.values())}
     problems = [f"no example in {side}" for side in SIDES if not counts.get(side)]
-    strayed = pc.sum(pc.and_(pc.invert(counted), pc.equal(splits["split"], "train"))).as_py() or 0
+    strayed = n_examples_by_side(splits, marked).get("train", 0)
     if strayed:
         problems.append(
             f"{strayed} examples about pictures of a marked slice are in train: give them other shares"
@@ -240,10 +223,6 @@ def agrees(problems: Sequence[str]) -> AssetCheckResult:
 def all_specs() -> list[AssetCheckSpec]:
     """The checks of the normalised tables."""
     return [CONSERVED, *SCHEMAS.values(), PLAUSIBLE]
-
-
-def _outside(values: pa.ChunkedArray, allowed: pa.ChunkedArray) -> int:
-    return int(pc.sum(pc.invert(pc.is_in(values, allowed.combine_chunks()))).as_py() or 0)
 
 
 def _column(table: pa.Schema, name: str) -> tuple[pa.DataType, bool] | None:

@@ -4,14 +4,13 @@ Sides are drawn from pixels alone (`ops/split.py` says why), so a stratum strays
 measured; nothing is balanced.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import dagster as dg
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from assets.checks import outcome, warning
 from ops.split import SIDES
+from storage.asking import Rows, n_draws
 
 SIGMAS = 3
 BY_CHANCE = 0.0027  # how often a normal draw lies beyond three standard deviations
@@ -24,8 +23,8 @@ STRATA = warning(
 
 
 def strata(
-    splits: pa.Table,
-    examples: Sequence[pa.Table],
+    splits: Rows,
+    examples: Rows,
     fractions: Mapping[str, float],
     marked: Collection[str] = (),
 ) -> dg.AssetCheckResult:
@@ -37,7 +36,7 @@ def strata(
     """
     wanted = {"train": 1 - sum(fractions.values()), **{side: fractions.get(side, 0.0) for side in SIDES[1:]}}
     rows, problems = [], []
-    for (source, kind), counts in _draws(splits, examples, marked).items():
+    for (source, kind), counts in n_draws(splits, examples, SIDES, marked).items():
         n = sum(counts.values())
         row: dict[str, str | int] = {"source": source, "answer_type": kind, "n": n}
         for side, share in wanted.items():
@@ -60,28 +59,3 @@ def strata(
         else dg.MetadataValue.text("none")
     )
     return outcome(STRATA, problems, said, n_strata=len(rows), strata=table)
-
-
-def _draws(
-    splits: pa.Table, examples: Sequence[pa.Table], marked: Collection[str]
-) -> dict[tuple[str, str], dict[str, int]]:
-    """Number of draws by side, of each (source, answer type)."""
-    asked = pa.concat_tables([table.select(["example_id", "source", "answer_type"]) for table in examples])
-    counted = pc.and_(
-        pc.is_in(splits["split"], pa.array(SIDES)),
-        pc.invert(pc.is_in(splits["image_sha256"], pa.array(sorted(marked), pa.string()))),
-    )
-    kept = splits.filter(counted)
-    drawn = pa.table(
-        {
-            "example_id": kept["example_id"],
-            "split": kept["split"],
-            "draw": pc.coalesce(kept["group_sha256"], kept["image_sha256"]),
-        }
-    ).join(asked, keys="example_id", join_type="inner")
-    found: dict[tuple[str, str], dict[str, int]] = {}
-    by_side = drawn.group_by(["source", "answer_type", "split"]).aggregate([("draw", "count_distinct")])
-    ordered = by_side.sort_by([(name, "ascending") for name in ("source", "answer_type", "split")])
-    for row in ordered.to_pylist():
-        found.setdefault((row["source"], row["answer_type"]), {})[row["split"]] = row["draw_count_distinct"]
-    return found

@@ -1,6 +1,7 @@
 """Data: normalised tables of each source, the splits over all of them, the catalogue over everything."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 
 import dagster as dg
@@ -19,17 +20,14 @@ from ops.normalise import NothingLeft, normalise_into
 from ops.source_warnings import hint
 from ops.sources import Source
 from ops.split import assign
+from storage.asking import Rows, parts
 from storage.catalog import CATALOG, build, build_and_compare, questions
 from storage.code import code_of
 from storage.lineage import Artifact, Ledger, LineageError, Work
 from storage.scratch import temporary_folder
-from storage.tables import batches
+from storage.tables import TableWriter, batches
 
 THUMBNAIL_BYTES = 30_000
-SPLIT_BY = {
-    "images": ["image_sha256", "pixels_sha256", "thumb", "phash"],
-    "examples": ["example_id", "image_sha256", "slice", "source", "answer_type"],
-}
 DESCRIPTIONS = {
     "images": "Distinct pictures, with pixel hashes that survive re-encoding.",
     "examples": "Questions about pictures, with answers and, where written, a reasoning.",
@@ -69,7 +67,7 @@ def normalised(
     source = sources[context.partition_key]
     work = normalising(source, files)
     outputs, fresh = once(ledger, work, lambda: store_normalised(ledger, work, source, engine))
-    tables = {name: ledger.read_table(outputs[name], checks.NEEDED[name]) for name in checks.TABLES}
+    tables = {name: [ledger.path(outputs[name])] for name in checks.TABLES}
     rows_in = int(outputs["examples"].summary["rows_in"])
     results = {name: [checks.schema(ledger, name, outputs[name])] for name in checks.TABLES}
     results["examples"].append(checks.conserved(tables, rows_in))
@@ -117,19 +115,18 @@ def splits(
         outputs=("splits",),
     )
     pictures_, asked = (
-        [ledger.read_table(rows[f"{table}:{name}"], SPLIT_BY[table]) for name in sources]
-        for table in ("images", "examples")
+        [ledger.path(rows[f"{table}:{name}"]) for name in sources] for table in ("images", "examples")
     )
 
     def make() -> dict[str, Artifact]:
-        table = assign(pictures_, asked, profile.split_fractions)
-        return {"splits": ledger.put_table(work, "splits", "splits", table, counts_of(table))}
+        placed = assign(pictures_, asked, profile.split_fractions)
+        return {"splits": store_splits(ledger, work, placed)}
 
     outputs, fresh = once(ledger, work, make)
-    table = ledger.read_table(outputs["splits"])
+    table = [ledger.path(outputs["splits"])]
     marked = marked_pictures(asked)
     results = [
-        checks.no_leak(table, pa.concat_tables(pictures_)),
+        checks.no_leak(table, pictures_),
         checks.sizes(table, profile.split_fractions, marked),
         checks_strata.strata(table, asked, profile.split_fractions, marked),
     ]
@@ -197,7 +194,7 @@ def store_normalised(
             table = ledger.put_table_file(refused, "quarantine", "quarantine", path)
             ledger.point("data/quarantine", source.name, table)
             build(ledger)
-            advice = hint(source, ledger.read_table(table))
+            advice = hint(source, [ledger.path(table)])
             raise dg.Failure(f"{error}; {advice}" if advice else str(error)) from error
         summaries = {"examples": dict(made.counts), "quarantine": dict(made.refused_by_reason)}
         return {
@@ -219,9 +216,16 @@ def rows_of_sources(
     return {f"{table}:{name}": found[name] for table, found in given.items() for name in sources}
 
 
-def counts_of(splits: pa.Table) -> dict[str, int]:
-    """Examples by side."""
-    return {row["values"]: row["counts"] for row in pc.value_counts(splits["split"]).to_pylist()}
+def store_splits(ledger: Ledger, work: Work, placed: Iterable[pa.Table]) -> Artifact:
+    """Store the table as it comes; its summary counts the examples by side."""
+    counts: Counter[str] = Counter()
+    with temporary_folder("splits") as folder:
+        path = folder / "splits.parquet"
+        with TableWriter("splits", path) as writer:
+            for part in placed:
+                writer.write(part)
+                counts.update(part["split"].to_pylist())
+        return ledger.put_table_file(work, "splits", "splits", path, dict(counts))
 
 
 def thumbnails(ledger: Ledger, images: Artifact, n: int = 4) -> list[tuple[str, bytes, str]]:
@@ -235,10 +239,10 @@ def thumbnails(ledger: Ledger, images: Artifact, n: int = 4) -> list[tuple[str, 
     ]
 
 
-def marked_pictures(examples: list[pa.Table]) -> set[str]:
+def marked_pictures(examples: Rows) -> set[str]:
     """Pictures of any marked slice, by image_sha256."""
     return {
         image
-        for table in examples
-        for image in table.filter(pc.is_valid(table["slice"]))["image_sha256"].to_pylist()
+        for part in parts(examples, ["slice", "image_sha256"])
+        for image in part.filter(pc.is_valid(part["slice"]))["image_sha256"].to_pylist()
     }

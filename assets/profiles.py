@@ -10,7 +10,7 @@ from assets.handles import offer, once
 from assets.metadata import pictures, table_spec
 from assets.partitions import SOURCES
 from assets.raw import Sources
-from ops.source_profile import COLUMNS, profile
+from ops.source_profile import profile
 from ops.source_sheet import sheet_of
 from ops.source_warnings import warnings_of
 from ops.sources import Source
@@ -70,9 +70,9 @@ def store_profile(
     ledger: Ledger, work: Work, source: Source, artifacts: dict[str, Artifact]
 ) -> dict[str, Artifact]:
     """Work out figures, warnings and sheet, and store them."""
-    tables = {name: ledger.read_table(artifacts[name], COLUMNS[name]) for name in checks.TABLES}
+    tables = {name: [ledger.path(artifacts[name])] for name in checks.TABLES}
     figures, warnings = profile(source.name, tables), warnings_of(source, tables)
-    sheet = sheet_of(source, tables, [str(ledger.path(artifacts["images"]))], ledger.store)
+    sheet = sheet_of(source, tables, [str(path) for path in tables["images"]], ledger.store)
     summary = {**headline(figures), "warnings": warnings.num_rows}
     return {
         "source_profiles": ledger.put_table(work, "source_profiles", "source_profiles", figures, summary),

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ops.convention_check import corners, refused_numbers
 from ops.pictures import Picture, PictureProblem, open_upright
 from ops.readers.detections import picture_name
+from storage.asking import Rows, first_rows, having, parts, taken
 
 MOST_PICTURES, MOST_REFUSED, MOST_BYTES = 24, 6, 100_000
 COLUMNS, TILE_WH, TEXT_PX, GAP_PX = 6, (184, 138), 36, 12
@@ -56,18 +57,18 @@ class Candidate:
     reason: str
 
 
-def chosen(tables: Mapping[str, pa.Table], most: int = MOST_PICTURES) -> list[Shown]:
+def chosen(tables: Mapping[str, Rows], most: int = MOST_PICTURES) -> list[Shown]:
     """Pictures evenly spread over the source in its own order, each with its first question and that one's boxes."""
-    examples, images, boxes = tables["examples"], tables["images"], tables["boxes"]
-    first = pa.table({"sha": examples["image_sha256"], "row": pa.array(range(examples.num_rows), pa.int64())})
-    rows = first.group_by("sha", use_threads=False).aggregate([("row", "min")])["row_min"].combine_chunks()
-    rows = np.sort(rows.to_numpy())
+    rows = first_rows(tables["examples"], "image_sha256").to_numpy()
     spread = np.unique(np.linspace(0, max(0, len(rows) - 1), min(most, len(rows))).round().astype(int))
-    asked = examples.take(pa.array(rows[spread], pa.int64())).to_pylist()
-    of_these = boxes.filter(
-        pc.is_in(boxes["example_id"], pa.array([e["example_id"] for e in asked], pa.string()))
-    )
-    name_of = _names(images, [example["image_sha256"] for example in asked])
+    columns = ["example_id", "image_sha256", "question", "answer"]
+    asked = taken(tables["examples"], rows[spread], columns).to_pylist()
+    sides = ["x1_px", "y1_px", "x2_px", "y2_px", "label"]
+    examples = [example["example_id"] for example in asked]
+    of_these = having(tables["boxes"], "example_id", examples, ["example_id", *sides])
+    pictures = [example["image_sha256"] for example in asked]
+    named = having(tables["images"], "image_sha256", pictures, ["image_sha256", "file_name"])
+    name_of = dict(zip(*(each.to_pylist() for each in named.columns), strict=True))
     around: dict[str, list[Mapping[str, Any]]] = {}
     for box in of_these.to_pylist():
         around.setdefault(box["example_id"], []).append(box)
@@ -83,16 +84,18 @@ def chosen(tables: Mapping[str, pa.Table], most: int = MOST_PICTURES) -> list[Sh
     ]
 
 
-def candidates(
-    quarantine: pa.Table, images_folder: str = "", most: int = 10 * MOST_REFUSED
-) -> list[Candidate]:
+def candidates(quarantine: Rows, images_folder: str = "", most: int = 10 * MOST_REFUSED) -> list[Candidate]:
     """Rows refused for their boxes, spread evenly, that name a picture and whose numbers are known."""
-    for_box = pc.is_in(quarantine["reason"], pa.array(["swapped_corners", "box_outside_picture"]))
-    refused = quarantine.filter(for_box)
-    step = max(1, -(-refused.num_rows // most))
+    refused, start = [np.empty(0, np.int64)], 0
+    for part in parts(quarantine, ["reason"]):
+        for_box = pc.is_in(part["reason"], pa.array(["swapped_corners", "box_outside_picture"]))
+        refused.append(start + np.flatnonzero(for_box.to_numpy()))
+        start += part.num_rows
+    places = np.concatenate(refused)
+    rows = taken(quarantine, places[:: max(1, -(-len(places) // most))], ["reason", "detail", "raw"])
     found = []
-    for place in range(0, refused.num_rows, step):
-        row = refused.slice(place, 1)
+    for place in range(rows.num_rows):
+        row = rows.slice(place, 1)
         numbers, _ = refused_numbers(row)
         names = tuple(_picture_names(row["raw"][0].as_py(), images_folder))
         if len(numbers) and names:
@@ -224,14 +227,6 @@ def _labels(boxes: Sequence[Mapping[str, Any]]) -> str:
 
 def _edges(box: Mapping[str, Any]) -> Box:
     return box["x1_px"], box["y1_px"], box["x2_px"], box["y2_px"]
-
-
-def _names(images: pa.Table, wanted: Sequence[str]) -> dict[str, str]:
-    found = images.filter(pc.is_in(images["image_sha256"], pa.array(wanted, pa.string())))
-    return {
-        row["image_sha256"]: row["file_name"]
-        for row in found.select(["image_sha256", "file_name"]).to_pylist()
-    }
 
 
 def _picture_names(raw: str, folder: str) -> Iterator[str]:

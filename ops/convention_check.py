@@ -6,7 +6,8 @@ keep to numbers that another convention allows, while their mirror images would 
 Here: the evidence, and which conventions fit the numbers. Not here: conversion (`ops/boxes.py`), any advice in words.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ops.boxes import CONVENTIONS, NORMALISED_OVERSHOOT, ROUNDING_PX
+from storage.asking import Rows, parts
 
 MOST_BOXES = 20_000
 """Boxes that are looked at, spread evenly over the source; the check takes the same time for millions."""
@@ -83,36 +85,57 @@ def told_convention(format_: str, options: Mapping[str, Any]) -> str | None:
     return _READ_AS[format_]
 
 
-def signs(
-    told: str, boxes_xyxy_px: np.ndarray, size_wh: np.ndarray, quarantine: pa.Table, *, clipped: bool = False
-) -> list[Sign]:
+Boxes = Iterable[tuple[np.ndarray, np.ndarray]]
+"""Boxes piece by piece, as often as wanted: float64 [k, 4], and [k, 2] the upright size of each one's picture."""
+
+
+def signs(told: str, boxes: Boxes, quarantine: Rows, *, clipped: bool = False) -> list[Sign]:
     """What speaks against the told convention; [] where nothing does.
 
-    boxes_xyxy_px: float64 [n, 4], the converted boxes. size_wh: [n, 2], the upright size of each one's picture.
-    quarantine: its columns reason and detail. clipped: boxes were cut at the picture's edge (clip_boxes), so that
-    their own numbers are lost and only the edges can tell.
+    quarantine: its columns reason and detail are read. clipped: boxes were cut at the picture's edge (clip_boxes), so
+    that their own numbers are lost and only the edges can tell.
     """
-    found = _refused(told, len(boxes_xyxy_px), quarantine)
-    edge = _at_the_edge(told, boxes_xyxy_px, size_wh)
+    n_boxes, n_pushed = 0, 0
+    for xyxy, size_wh in boxes:
+        n_boxes += len(xyxy)
+        n_pushed += _n_pushed(xyxy, size_wh)
+    found = _refused(told, n_boxes, quarantine)
+    edge = _at_the_edge(told, n_boxes, n_pushed)
     if not clipped:
-        other = another_fits(told, evidence(told, boxes_xyxy_px, size_wh, quarantine))
+        other = another_fits(told, evidence(told, boxes, quarantine))
         if other:
             return [other, *(Sign(s.kind, s.seen, s.share, s.n, other.fits) for s in (*edge, *found))]
     return [*edge, *found]
 
 
-def evidence(told: str, boxes_xyxy_px: np.ndarray, size_wh: np.ndarray, quarantine: pa.Table) -> Evidence:
+def evidence(told: str, boxes: Boxes, quarantine: Rows) -> Evidence:
     """The numbers as written: of converted boxes by undoing the conversion, of refused ones from their detail."""
-    refused, refused_wh = refused_numbers(quarantine)
-    n_boxes, n_refused = len(boxes_xyxy_px), len(refused)
+    n_boxes = sum(len(xyxy) for xyxy, _ in boxes)
+    n_refused = sum(len(numbers) for numbers, _ in _all_refused(quarantine))
     step = max(1, -(-(n_boxes + n_refused) // MOST_BOXES))
-    kept, kept_wh = boxes_xyxy_px[::step], np.asarray(size_wh, dtype=np.float64)[::step]
-    raw = np.concatenate([written(told, kept, kept_wh), refused[::step]])
-    sizes = np.concatenate([kept_wh, refused_wh[::step]])
+    kept, kept_wh = _every(step, boxes)
+    refused, refused_wh = _every(step, _all_refused(quarantine))
+    raw = np.concatenate([written(told, kept, kept_wh), refused])
+    sizes = np.concatenate([kept_wh, refused_wh])
     rows, places = np.unique(np.concatenate([raw, sizes], axis=1), axis=0, return_index=True)
     del rows  # a box that several questions share counts once
     places.sort()
     return Evidence(raw[places], sizes[places], n_boxes, n_refused)
+
+
+def _every(step: int, pieces: Boxes) -> tuple[np.ndarray, np.ndarray]:
+    """The first of each `step` rows."""
+    found, start = [(np.empty((0, 4)), np.empty((0, 2)))], 0
+    for numbers, size_wh in pieces:
+        found.append(
+            (numbers[-start % step :: step], np.asarray(size_wh, dtype=np.float64)[-start % step :: step])
+        )
+        start += len(numbers)
+    return np.concatenate([each[0] for each in found]), np.concatenate([each[1] for each in found])
+
+
+def _all_refused(quarantine: Rows) -> Boxes:
+    return map(refused_numbers, parts(quarantine, ["reason", "detail"]))
 
 
 def refused_numbers(quarantine: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -258,26 +281,26 @@ def touching(boxes_xyxy_px: np.ndarray, size_wh: np.ndarray) -> dict[str, np.nda
     }
 
 
-def _at_the_edge(told: str, boxes: np.ndarray, size_wh: np.ndarray) -> list[Sign]:
-    """Boxes that touch the right or lower edge and not the one across, which a box of the whole side would."""
-    if not len(boxes):
-        return []
+def _n_pushed(boxes: np.ndarray, size_wh: np.ndarray) -> int:
+    """How many touch the right or lower edge and not the one across, which a box of the whole side would."""
     at = touching(boxes, size_wh)
-    pushed = (at["right"] & ~at["left"]) | (at["lower"] & ~at["top"])
-    share, n = float(pushed.mean()), len(boxes)
-    if share <= EDGE_LIMIT or share * n < FEWEST:
+    return int(((at["right"] & ~at["left"]) | (at["lower"] & ~at["top"])).sum())
+
+
+def _at_the_edge(told: str, n: int, n_pushed: int) -> list[Sign]:
+    share = n_pushed / max(n, 1)
+    if share <= EDGE_LIMIT or n_pushed < FEWEST:
         return []
-    seen = (
-        f"{pushed.sum()} of {n} boxes touch the right or lower edge of their picture and not the opposite one"
-    )
+    seen = f"{n_pushed} of {n} boxes touch the right or lower edge of their picture and not the opposite one"
     fits = (told.replace("xywh", "xyxy", 1),) if told.startswith("xywh") else ()
     return [Sign("boxes_at_right_or_lower_edge", seen, share, n, fits)]
 
 
-def _refused(told: str, n_boxes: int, quarantine: pa.Table) -> list[Sign]:
-    own = pc.invert(pc.starts_with(quarantine["detail"], "needs "))  # a question that needs a refused box
-    reasons = pc.value_counts(quarantine["reason"].filter(own)).to_pylist()
-    counts = {row["values"]: row["counts"] for row in reasons}
+def _refused(told: str, n_boxes: int, quarantine: Rows) -> list[Sign]:
+    counts: Counter[str] = Counter()
+    for part in parts(quarantine, ["reason", "detail"]):
+        own = pc.invert(pc.starts_with(part["detail"], "needs "))  # a question that needs a refused box
+        counts.update(part["reason"].filter(own).to_pylist())
     words = {
         "swapped_corners": "have their right or lower edge before the left or upper one",
         "box_outside_picture": "leave their picture",

@@ -1,16 +1,6 @@
-"""Which pictures look alike: copies that were encoded, resized, lit or cropped a little differently.
+"""Finding near duplicates among many pictures, in two ways: as pictures are placed, and to check what came of it.
 
-Two pictures are near duplicates if at most RADIUS bits of their perceptual hashes differ *and* their thumbnails
-agree place by place. The hash finds them among many, the thumbnails tell what a hash of luminance cannot: the same
-scene with one thing in another colour. Here: that rule, and two ways to find the pairs that it joins. Not here: hash
-and thumbnail of one picture (`ops/pictures.py`), what becomes of near duplicates (`ops/split.py`).
-
-Thumbnails agree if, once both are smoothed, no value of one leaves the range of the other around the same cell (one
-cell each way) by more than TOLERANCE, after the darker one was lit by at most MOST_LIT. If one of the two has no
-colour, luminance is compared. A picture without hash (flat, or never read) is like no other.
-
-Both limits are chosen by `python -m tests.benchmarks.near_duplicates`, as the largest that move no picture of the
-embedded sources.
+Not here: when two pictures are near duplicates (`ops/looks.py`), what becomes of them (`ops/split.py`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,77 +9,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from ops.pictures import LUMA, THUMB_BYTES, THUMB_SIDE_PX
+from ops.looks import RADIUS, Looks, alike
 
-RADIUS = 10
-"""Most bits of 64 in which the perceptual hashes of near duplicates differ."""
-
-TOLERANCE = 10
-"""How far, of 255, a value of one thumbnail may lie outside the range of the other around the same cell."""
-
-MOST_LIT = 1.15
-"""A near duplicate may be brighter by at most this factor."""
-
-_GREY = 6  # red, green and blue of a picture without colour are apart by no more
-_DARK, _BRIGHT = 8, 245  # values beyond are too dark, or too likely clipped, to tell how a picture was lit
-_LEAST_TELLING = 0.05
-_ROUGH = slice(2, None, 4)  # 4 x 4 of the cells
-_TELLING = slice(1, None, 2)  # 8 x 8 of the cells
 _FEW = 64  # so many pairs are compared at once rather than narrowed
 _SAMPLE = 32
 _LEAST_RULED_OUT = 2  # of the sample, for a value to be worth a look
 _CROWDED = 1 / 3
-_ROUNDING = 0.01  # more than single precision strays
 _AT_ONCE = 4096
 _BITS = 64
-
-
-@dataclass(frozen=True)
-class Looks:
-    """What is compared of n pictures. Read-only.
-
-    `phash` uint64 [n]; `smooth` uint8 [n, 16, 16, 3]: the smoothed thumbnail; `grey` bool [n]: no colour; `rough`
-    int16 [n, 3, 16]: luminance of 16 cells, and its lowest and highest around each; `telling` uint8 [3, 256, n]: red,
-    green, blue and luminance of 64 cells, and the lowest and highest that one near it has there, however lit.
-    """
-
-    phash: np.ndarray
-    smooth: np.ndarray
-    grey: np.ndarray
-    rough: np.ndarray
-    telling: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.phash)
-
-
-def looks_of(phashes: Sequence[int], thumbs: Sequence[bytes]) -> Looks:
-    """The looks of pictures from their hashes and thumbnails. ValueError for a thumbnail of another size."""
-    wrong = next((len(thumb) for thumb in thumbs if len(thumb) != THUMB_BYTES), None)
-    if wrong is not None:
-        raise ValueError(f"a thumbnail of {wrong} bytes, wanted {THUMB_BYTES}")
-    n, side = len(thumbs), THUMB_SIDE_PX
-    smooth = np.empty((n, side, side, 3), np.uint8)
-    rough = np.empty((n, 3, len(range(side)[_ROUGH]) ** 2), np.int16)
-    telling = np.empty((3, 4 * len(range(side)[_TELLING]) ** 2, n), np.uint8)
-    for start in range(0, n, _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        smooth[part] = _smoothed(thumbs[part])
-        telling[:, :, part] = _telling(smooth[part])
-        for place, each in enumerate((smooth[part], *_range(smooth[part]))):
-            rough[part, place] = np.rint(each[:, _ROUGH, _ROUGH] @ LUMA).reshape(-1, rough.shape[2])
-    spread = np.ptp(smooth, axis=3).max(axis=(1, 2), initial=0)
-    return Looks(np.array(phashes, np.uint64), smooth, spread <= _GREY, rough, telling)
-
-
-def alike(looks: Looks, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Whether picture ones[k] and picture others[k] are near duplicates: bool [k], the same either way round."""
-    near = np.bitwise_count(looks.phash[ones] ^ looks.phash[others]) <= RADIUS
-    pairs = np.flatnonzero(near)
-    for start in range(0, len(pairs), _AT_ONCE):
-        part = pairs[start : start + _AT_ONCE]
-        near[part] = _thumbnails_agree(looks, ones[part], others[part])
-    return near
 
 
 def narrowed(looks: Looks, picture: int, candidates: np.ndarray) -> np.ndarray:
@@ -294,91 +221,3 @@ class _Band:
 def _cuts() -> list[tuple[int, int]]:
     edges = [band * _BITS // (RADIUS + 1) for band in range(RADIUS + 2)]
     return list(pairwise(edges))
-
-
-def _smoothed(thumbs: Sequence[bytes]) -> np.ndarray:
-    """The thumbnails smoothed by 1 2 1 both ways, edges repeated: uint8 [k, 16, 16, 3]."""
-    n = THUMB_SIDE_PX
-    cells = np.frombuffer(b"".join(thumbs), np.uint8).reshape(-1, n, n, 3).astype(np.uint16)
-    padded = np.pad(cells, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    down = padded[:, :n] + 2 * padded[:, 1 : n + 1] + padded[:, 2:]
-    across_ = down[:, :, :n] + 2 * down[:, :, 1 : n + 1] + down[:, :, 2:]
-    return ((across_ + 8) >> 4).astype(np.uint8)
-
-
-def _range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest value within one cell each way: two arrays of the shape of `values` [k, 16, 16, c]."""
-    padded = np.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    low, high = (
-        extreme(extreme(rows[:, :, :-2], rows[:, :, 1:-1]), rows[:, :, 2:])
-        for extreme in (np.minimum, np.maximum)
-        for rows in [extreme(extreme(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])]
-    )
-    return low, high
-
-
-def _telling(smooth: np.ndarray) -> np.ndarray:
-    """Values of some cells, and the least and most that `_agree` lets another have there: uint8 [3, 256, k]."""
-    colours = np.concatenate([smooth, _luminance(smooth)], axis=3)
-    room = TOLERANCE + np.array([*[_ROUNDING] * 3, 3])  # luminance may come out one higher or lower
-    values, low, high = (
-        each[:, _TELLING, _TELLING].astype(np.float64) for each in (colours, *_range(colours))
-    )
-    least = np.ceil(np.maximum(low - room, 0) / MOST_LIT)
-    most = np.floor(np.minimum(high * MOST_LIT + room, 255))
-    stacked = np.stack([values, least, most]).astype(np.uint8)
-    return np.asarray(stacked.transpose(0, 4, 2, 3, 1).reshape(3, -1, len(smooth)))
-
-
-def _luminance(smooth: np.ndarray) -> np.ndarray:
-    return np.asarray(np.floor(smooth @ LUMA + 0.5).astype(np.uint8)[..., None])
-
-
-def _thumbnails_agree(looks: Looks, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
-    agree = np.ones(len(ones), bool)
-    for cells in (slice(5, 7), slice(None)):  # two cells tell most pictures apart
-        left = np.flatnonzero(agree)
-        agree[left] = _roughly(looks.rough[ones[left], :, cells], looks.rough[others[left], :, cells])
-    differ = looks.grey[ones] != looks.grey[others]
-    for which, in_grey in ((agree & ~differ, False), (agree & differ, True)):
-        chosen = np.flatnonzero(which)
-        if len(chosen):
-            a, b = (_values(looks.smooth[each[chosen]], in_grey) for each in (ones, others))
-            agree[chosen] = _agree(a, b)
-    return agree
-
-
-def _roughly(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """What all thumbnails that agree fulfil, however lit; 2 is for rounding."""
-    lit, room = round(20 * MOST_LIT), 20 * (TOLERANCE + 2)
-    fits = np.ones(len(a), bool)
-    for one, other in ((a, b), (b, a)):
-        fits &= (20 * one[:, 0] <= lit * other[:, 2] + room).all(axis=1)
-        fits &= (lit * one[:, 0] >= 20 * other[:, 1] - room).all(axis=1)
-    return fits
-
-
-def _values(smooth: np.ndarray, in_grey: bool) -> list[np.ndarray]:
-    """Values, lowest and highest around as float32 [k, 16, 16, 3], or [k, 16, 16, 1] of luminance."""
-    if in_grey:
-        smooth = _luminance(smooth)
-    return [each.astype(np.float32) for each in (smooth, *_range(smooth))]
-
-
-def _agree(ones: list[np.ndarray], others: list[np.ndarray]) -> np.ndarray:
-    axes = (1, 2, 3)
-    telling = np.ones(ones[0].shape, bool)
-    for middle in (ones[0], others[0]):
-        telling &= (middle >= _DARK) & (middle <= _BRIGHT)
-    enough = telling.mean(axis=axes) >= _LEAST_TELLING
-    light_a, light_b = (np.where(enough, (m[0] * telling).sum(axis=axes), 1) for m in (ones, others))
-    a, b = (
-        [np.minimum(each * np.clip(light, 1, MOST_LIT).reshape(-1, 1, 1, 1), 255) for each in values]
-        for values, light in ((ones, light_b / light_a), (others, light_a / light_b))
-    )
-    return _inside(a[0], b[1], b[2]) & _inside(b[0], a[1], a[2])
-
-
-def _inside(middle: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    inside = (middle >= low - TOLERANCE) & (middle <= high + TOLERANCE)
-    return np.asarray(inside.all(axis=(1, 2, 3)))

@@ -6,7 +6,6 @@ so rows_in = rows_out + quarantined. A box with a row of its own that is refused
 every question that needs the box is refused with a row of its own. Not here: formats, boxes, decoding.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ from ops.readers.rows import Origin, RawAnnotation, Refusal, shown
 from ops.seen_keys import SeenKeys
 from ops.sources import Source
 from storage.objects import Store
+from storage.scratch import temporary_folder
 from storage.tables import TableWriter, from_rows, read_table
 
 RAW_LIMIT = 2000
@@ -82,9 +82,9 @@ class NothingLeft(Exception):  # noqa: N818  the state of the source, as the doc
 
 def normalise(source: Source, store: Store, engine: Engine | None = None) -> Tables:
     """Read, check and convert all rows of a small source, in memory; otherwise as `normalise_into`."""
-    with tempfile.TemporaryDirectory(prefix="tables-") as folder:
+    with temporary_folder("tables") as folder:
         try:
-            return _tables(normalise_into(source, store, Path(folder), engine))
+            return _tables(normalise_into(source, store, folder, engine))
         except NothingLeft as error:
             error.tables = _tables(error.written)
             raise
@@ -108,11 +108,11 @@ def normalise_into(source: Source, store: Store, folder: Path, engine: Engine | 
     orientation would lie wrong; "ignore" takes them.
     """
     gathered = _Gathered(source)
-    with ExitStack() as files, tempfile.TemporaryDirectory(prefix="pieces-") as aside:
+    with ExitStack() as files, temporary_folder("pieces") as aside:
         writers = {
             name: files.enter_context(TableWriter(name, folder / f"{name}.parquet")) for name in TABLES
         }
-        new = (gathered.take(piece) for piece in pieces(source, store, Path(aside), engine or LocalEngine()))
+        new = (gathered.take(piece) for piece in pieces(source, store, aside, engine or LocalEngine()))
         for _ in ahead(partial(_write, writers), new, n_threads=1, n_ahead=2):
             pass
     written = Written(folder, gathered.counts, dict(gathered.reasons.most_common()), gathered.first_refusal)

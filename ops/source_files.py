@@ -6,7 +6,7 @@ Not here: what the bytes mean (`ops/readers/`, `ops/pictures.py`) and the list o
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from storage.objects import Store, StoreError, checked_relative
 from storage.reading import copy_address, n_bytes_of, names_below, read_address
+from storage.scratch import temporary_folder
 from storage.unpack import Unpacked, UnpackError, is_archive, unpacked
 
 GENERATED = "generated/"
@@ -119,8 +120,8 @@ class SourceFiles:
 
         Raises StoreError as `read`.
         """
-        with TemporaryDirectory(prefix="fetched-") as folder:
-            path = self.local_copy(name, Path(folder))
+        with nullcontext(Path()) if self._is_local else temporary_folder("fetched") as folder:
+            path = self.local_copy(name, folder)
             if isinstance(path, FileProblem):
                 yield path
                 return

@@ -5,7 +5,8 @@ column, so that a million boxes take seconds; pictures are never read. Not here:
 (`ops/convention_check.py`), and pictures of them (`ops/contact_sheet.py`).
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ops.convention_check import touching
+from storage.asking import Rows, column, most_frequent, n_different, n_rows, parts, rows_of
 from storage.tables import from_rows
-
-COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "images": ("image_sha256", "pixels_sha256", "width_px", "height_px", "file_name", "uri"),
-    "examples": (
-        "example_id",
-        "image_sha256",
-        "question",
-        "answer",
-        "answer_type",
-        "question_kind",
-        "n_boxes",
-    ),
-    "boxes": ("example_id", "x1_px", "y1_px", "x2_px", "y2_px", "label"),
-    "quarantine": ("source_file", "source_row", "reason", "detail", "raw"),
-}
-"""What is read of each table to tell of a source; no picture bytes."""
 
 NEAR_EMPTY_FRAC, THIN_PX, WHOLE_FRAC = 0.0005, 3.0, 0.95
 MOST_LISTED = 20
@@ -56,10 +42,10 @@ SCRIPTS = (
 """Unicode scripts that are looked for; letters of any other count as Other."""
 
 
-def profile(source: str, tables: Mapping[str, pa.Table]) -> pa.Table:
-    """The table source_profiles of one source; `tables` holds images, examples, boxes, quarantine (COLUMNS)."""
+def profile(source: str, tables: Mapping[str, Rows]) -> pa.Table:
+    """The table source_profiles of one source; `tables` holds images, examples, boxes, quarantine."""
     figures = _Figures(source)
-    _rows(figures, tables["examples"].num_rows, tables["quarantine"])
+    _rows(figures, n_rows(tables["examples"]), tables["quarantine"])
     _pictures(figures, tables["images"])
     _boxes(figures, tables)
     _answers(figures, tables["examples"])
@@ -67,18 +53,44 @@ def profile(source: str, tables: Mapping[str, pa.Table]) -> pa.Table:
     return from_rows("source_profiles", figures.rows)
 
 
-def placed_boxes(tables: Mapping[str, pa.Table]) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes, float64 [n, 4], and the size of each one's picture, [n, 2]; one whose picture is not there is left out."""
-    examples, images, boxes = tables["examples"], tables["images"], tables["boxes"]
-    picture = pc.index_in(examples["image_sha256"], value_set=images["image_sha256"].combine_chunks())
-    example = pc.index_in(boxes["example_id"], value_set=examples["example_id"].combine_chunks())
-    place = pc.take(picture.combine_chunks(), example.combine_chunks())
-    known = pc.is_valid(place)
-    sides = ("x1_px", "y1_px", "x2_px", "y2_px")
-    xyxy = np.stack([_numbers(boxes[side].filter(known)) for side in sides], axis=1)
-    rows = place.filter(known).to_numpy()
-    size_wh = np.stack([_numbers(images[side])[rows] for side in ("width_px", "height_px")], axis=1)
-    return xyxy.reshape(-1, 4), size_wh.reshape(-1, 2)
+class PlacedBoxes:
+    """Boxes, float64 [k, 4], and the size of each one's picture, [k, 2], piece by piece, as often as wanted.
+
+    A box whose picture is not there is left out. Held meanwhile: 4 bytes a box, 16 a picture.
+    """
+
+    def __init__(self, tables: Mapping[str, Rows]) -> None:
+        images, self._boxes = tables["images"], tables["boxes"]
+        sizes = [_numbers(column(images, side)) for side in ("width_px", "height_px")]
+        self._size_wh = np.stack(sizes, axis=1).reshape(-1, 2)
+        self._picture = _picture_of_each(tables)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        start = 0
+        for part in parts(self._boxes, ["x1_px", "y1_px", "x2_px", "y2_px"]):
+            picture = self._picture[start : start + part.num_rows]
+            start += part.num_rows
+            known = picture >= 0
+            xyxy = np.stack([_numbers(side) for side in part.columns], axis=1).reshape(-1, 4)
+            yield xyxy[known], self._size_wh[picture[known]]
+
+
+def _picture_of_each(tables: Mapping[str, Rows]) -> np.ndarray:
+    """The row of the picture of each box, int32; -1 where there is none."""
+    names = column(tables["images"], "image_sha256")
+    picture_of = _all_rows_of(tables["examples"], "image_sha256", names)
+    examples = column(tables["examples"], "example_id")
+    example_of = _all_rows_of(tables["boxes"], "example_id", examples)
+    return np.append(picture_of, np.int32(-1))[example_of]  # an example that is not there, -1, has none
+
+
+def _all_rows_of(rows: Rows, name: str, among: pa.ChunkedArray) -> np.ndarray:
+    """The row of each value of a column among others, int32; -1 where it is not there."""
+    found, start = [np.empty(0, np.int32)], 0
+    for part in parts(rows, [name]):
+        found.append(rows_of(part[name], among, start).astype(np.int32))
+        start = max(start, int(found[-1].max(initial=0)))
+    return np.concatenate(found)
 
 
 class _Figures:
@@ -110,30 +122,49 @@ class _Figures:
             for name, value in zip(QUANTILES, np.quantile(finite, list(QUANTILES.values())), strict=True):
                 self.add(measure, value, len(finite), bucket=name, unit=unit)
 
-    def most_frequent(self, measure: str, values: pa.ChunkedArray, most: int, *, of: str = "all") -> None:
-        """The most frequent values with their counts; ties by the alphabet."""
-        counts = pc.value_counts(values.drop_null().combine_chunks())
-        table = pa.table({"value": counts.field(0), "n": counts.field(1)})
-        ranked = table.sort_by([("n", "descending"), ("value", "ascending")]).slice(0, most).to_pylist()
-        for row in ranked:
-            self.add(measure, row["n"], len(values), bucket=str(row["value"]), of=of)
+    def most_frequent(
+        self,
+        measure: str,
+        values: Rows,
+        name: str,
+        n: int,
+        most: int,
+        *,
+        only: tuple[str, str] | None = None,
+        different: str | None = None,
+    ) -> dict[str, int]:
+        """The most frequent of n values with their counts, which it returns; ties by the alphabet.
+
+        different: the measure of how many different ones there are.
+        """
+        of = "all" if only is None else "=".join(only)
+        n_different, counts = most_frequent(values, name, most, only)
+        if different:
+            self.add(different, n_different, n, of=of)
+        for value, count in counts:
+            self.add(measure, count, n, bucket=value, of=of)
+        return dict(counts)
 
 
-def _rows(figures: _Figures, n_examples: int, quarantine: pa.Table) -> None:
-    rows_in = n_examples + quarantine.num_rows
+def _rows(figures: _Figures, n_examples: int, quarantine: Rows) -> None:
+    counts: Counter[str] = Counter()
+    for part in parts(quarantine, ["reason"]):
+        counts.update(part["reason"].to_pylist())
+    rows_in = n_examples + counts.total()
     figures.add("rows_in", rows_in, rows_in)
     figures.add("rows_out", n_examples, rows_in)
-    figures.add("rows_refused", quarantine.num_rows, rows_in)
-    counts = pc.value_counts(quarantine["reason"]).to_pylist()
-    for row in sorted(counts, key=lambda row: (-row["counts"], row["values"])):
-        figures.add("rows_refused", row["counts"], rows_in, bucket=row["values"])
+    figures.add("rows_refused", counts.total(), rows_in)
+    for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        figures.add("rows_refused", count, rows_in, bucket=reason)
 
 
-def _pictures(figures: _Figures, images: pa.Table) -> None:
-    n, pixels = images.num_rows, images["pixels_sha256"].drop_null()
+def _pictures(figures: _Figures, images: Rows) -> None:
+    n, n_read = n_rows(images), 0
+    for part in parts(images, ["pixels_sha256"]):
+        n_read += part.num_rows - part["pixels_sha256"].null_count
     figures.add("pictures", n, n)
-    figures.add("pictures_with_the_same_pixels", len(pixels) - pc.count_distinct(pixels).as_py(), n)
-    width, height = _numbers(images["width_px"]), _numbers(images["height_px"])
+    figures.add("pictures_with_the_same_pixels", n_read - n_different(images, "pixels_sha256"), n)
+    width, height = _numbers(column(images, "width_px")), _numbers(column(images, "height_px"))
     figures.quantiles("picture_width_px", width, "px")
     figures.quantiles("picture_height_px", height, "px")
     figures.quantiles("picture_aspect", width / height, "ratio")
@@ -142,42 +173,49 @@ def _pictures(figures: _Figures, images: pa.Table) -> None:
         figures.add("picture_shape", which.sum(), n, bucket=name)
 
 
-def _boxes(figures: _Figures, tables: Mapping[str, pa.Table]) -> None:
-    examples, labels = tables["examples"], tables["boxes"]["label"]
-    xyxy, size_wh = placed_boxes(tables)
-    n, sides = len(xyxy), xyxy[:, 2:] - xyxy[:, :2]
-    area_frac = np.prod(sides, axis=1) / np.prod(size_wh, axis=1)
-    near_empty = (area_frac < NEAR_EMPTY_FRAC) | (sides.min(axis=1, initial=np.inf) < THIN_PX)
-    figures.add("boxes", n, tables["boxes"].num_rows)
-    figures.quantiles("boxes_per_example", _numbers(examples["n_boxes"]), "boxes")
+def _boxes(figures: _Figures, tables: Mapping[str, Rows]) -> None:
+    n_boxes, areas, counts = n_rows(tables["boxes"]), [np.empty(0)], Counter[str]()
+    for xyxy, size_wh in PlacedBoxes(tables):
+        sides = xyxy[:, 2:] - xyxy[:, :2]
+        areas.append(np.prod(sides, axis=1) / np.prod(size_wh, axis=1))
+        near_empty = (areas[-1] < NEAR_EMPTY_FRAC) | (sides.min(axis=1, initial=np.inf) < THIN_PX)
+        counts["near_empty"] += int(near_empty.sum())
+        for edge, which in touching(xyxy, size_wh).items():
+            counts[edge] += int(which.sum())
+    area_frac = np.concatenate(areas)
+    del areas
+    n = len(area_frac)
+    figures.add("boxes", n, n_boxes)
+    figures.quantiles("boxes_per_example", _numbers(column(tables["examples"], "n_boxes")), "boxes")
     figures.quantiles("box_area_frac", area_frac, "share")
-    figures.add("boxes_near_empty", near_empty.sum(), n)
+    figures.add("boxes_near_empty", counts["near_empty"], n)
     figures.add("boxes_whole_picture", (area_frac > WHOLE_FRAC).sum(), n)
-    for edge, which in touching(xyxy, size_wh).items():
-        figures.add("boxes_touching_edge", which.sum(), n, bucket=edge)
-    figures.add("labels_distinct", pc.count_distinct(labels.drop_null()).as_py(), len(labels))
-    figures.most_frequent("label", labels, MOST_LISTED)
+    for edge in ("left", "top", "right", "lower"):
+        figures.add("boxes_touching_edge", counts[edge], n, bucket=edge)
+    figures.most_frequent(
+        "label", tables["boxes"], "label", n_boxes, MOST_LISTED, different="labels_distinct"
+    )
 
 
-def _answers(figures: _Figures, examples: pa.Table) -> None:
-    answers, kinds = examples["answer"], examples["answer_type"]
-    figures.add("answers_distinct", pc.count_distinct(answers).as_py(), len(answers))
-    figures.most_frequent("answer", answers, MOST_LISTED)
-    figures.most_frequent("answer_type", kinds, MOST_LISTED)
-    for kind in sorted(pc.unique(kinds).to_pylist()):
-        of_kind = answers.filter(pc.equal(kinds, kind))
-        of = f"answer_type={kind}"
-        figures.add("answers_distinct", pc.count_distinct(of_kind).as_py(), len(of_kind), of=of)
-        figures.most_frequent("answer", of_kind, 1, of=of)
+def _answers(figures: _Figures, examples: Rows) -> None:
+    n, different = n_rows(examples), "answers_distinct"
+    figures.most_frequent("answer", examples, "answer", n, MOST_LISTED, different=different)
+    kinds = figures.most_frequent("answer_type", examples, "answer_type", n, MOST_LISTED)
+    for kind, n_of_kind in sorted(kinds.items()):
+        only = ("answer_type", kind)
+        figures.most_frequent("answer", examples, "answer", n_of_kind, 1, only=only, different=different)
 
 
-def _questions(figures: _Figures, examples: pa.Table) -> None:
-    questions = examples["question"]
-    figures.add("questions_distinct", pc.count_distinct(questions).as_py(), len(questions))
-    figures.quantiles("question_characters", _numbers(pc.utf8_length(questions)), "characters")
-    figures.most_frequent("question_kind", examples["question_kind"], MOST_LISTED)
-    for script, count in scripts(questions, examples["answer"]).items():
-        figures.add("text_script", count, len(questions), bucket=script)
+def _questions(figures: _Figures, examples: Rows) -> None:
+    n, lengths, of_scripts = n_rows(examples), [np.empty(0)], Counter[str]()
+    for part in parts(examples, ["question", "answer"]):
+        lengths.append(_numbers(pc.utf8_length(part["question"])))
+        of_scripts.update(scripts(part["question"], part["answer"]))
+    figures.add("questions_distinct", n_different(examples, "question"), n)
+    figures.quantiles("question_characters", np.concatenate(lengths), "characters")
+    figures.most_frequent("question_kind", examples, "question_kind", n, MOST_LISTED)
+    for script, count in sorted(of_scripts.items(), key=lambda item: (-item[1], item[0])):
+        figures.add("text_script", count, n, bucket=script)
 
 
 def scripts(questions: pa.ChunkedArray, answers: pa.ChunkedArray) -> dict[str, int]:

@@ -5,18 +5,17 @@ Which pictures, and how they are drawn, is `ops/contact_sheet.py`.
 
 from collections.abc import Mapping, Sequence
 
-import pyarrow as pa
-
 from ops.contact_sheet import MOST_REFUSED, Shown, candidates, chosen, draw, refused
 from ops.convention_check import told_convention
 from ops.pictures import MAX_PIXELS, Picture, open_upright
 from ops.source_files import FileProblem
 from ops.sources import Source, files_of
+from storage.asking import Rows
 from storage.objects import Store
 from storage.rows import RowsError, pictures_by_sha256
 
 
-def sheet_of(source: Source, tables: Mapping[str, pa.Table], images: Sequence[str], store: Store) -> bytes:
+def sheet_of(source: Source, tables: Mapping[str, Rows], images: Sequence[str], store: Store) -> bytes:
     """The sheet as WebP. images: addresses of the stored images tables, which hold the bytes or refer to them.
 
     Refused boxes are shown where their row names a picture and the numbers are known. What cannot be read leaves its
@@ -32,9 +31,7 @@ def sheet_of(source: Source, tables: Mapping[str, pa.Table], images: Sequence[st
     return draw(shown, data, max_pixels=max_pixels)
 
 
-def _refused(
-    source: Source, quarantine: pa.Table, store: Store, max_pixels: int
-) -> list[tuple[Shown, bytes]]:
+def _refused(source: Source, quarantine: Rows, store: Store, max_pixels: int) -> list[tuple[Shown, bytes]]:
     """Rows refused for their boxes, with the files of their pictures, read by name from the source's folder."""
     convention = told_convention(source.format, source.options)
     if convention is None:

@@ -5,26 +5,26 @@ The evidence is `ops/convention_check.py`; here it is put to a person who has a 
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 
 from ops.convention_check import Sign, another_fits, evidence, signs, told_convention
 from ops.readers.formats import FORMATS
-from ops.source_profile import placed_boxes
+from ops.source_profile import PlacedBoxes
 from ops.sources import Source
+from storage.asking import Rows
 from storage.tables import from_rows
 
 
-def warnings_of(source: Source, tables: Mapping[str, pa.Table]) -> pa.Table:
+def warnings_of(source: Source, tables: Mapping[str, Rows]) -> pa.Table:
     """The table source_warnings of one source; empty where nothing looks wrong.
 
-    tables: images, examples, boxes and quarantine, of each the columns `ops.source_profile.COLUMNS`.
+    tables: images, examples, boxes and quarantine.
     """
     told = told_convention(source.format, source.options)
-    boxes, size_wh = placed_boxes(tables)
+    boxes = PlacedBoxes(tables)
     clipped = bool(source.options.get("clip_boxes", False))
     # Where nothing was told, every row was refused for that; pixels are then only what boxes are undone to.
-    found = signs(told or "xyxy_px", boxes, size_wh, tables["quarantine"], clipped=clipped)
+    found = signs(told or "xyxy_px", boxes, tables["quarantine"], clipped=clipped)
     rows = [
         {
             "source": source.name,
@@ -40,13 +40,12 @@ def warnings_of(source: Source, tables: Mapping[str, pa.Table]) -> pa.Table:
     return from_rows("source_warnings", rows)
 
 
-def hint(source: Source, quarantine: pa.Table) -> str:
+def hint(source: Source, quarantine: Rows) -> str:
     """For a source of which no row is left: the conventions that fit the refused numbers, in words; or nothing."""
     told = told_convention(source.format, source.options)
     if told is None:
         return ""
-    none = np.empty((0, 4)), np.empty((0, 2))
-    sign: Sign | None = another_fits(told, evidence(told, *none, quarantine))
+    sign: Sign | None = another_fits(told, evidence(told, [], quarantine))
     return "" if sign is None else f"{sign.seen}; {advice(source, sign.fits)}"
 
 

@@ -24,6 +24,7 @@ from ops.readers.rows import RawExample, RawRow
 from ops.source_files import GENERATED, FileProblem, ReadLimits, SourceFiles
 from storage.hub import is_place
 from storage.objects import Store, StoreError, checked_relative, sha256_file
+from storage.scratch import temporary_folder
 
 EMBEDDED = Path(__file__).with_name("embedded_sources.yaml")
 MARKER = "generator.json"
@@ -163,8 +164,8 @@ def fingerprint(source: Source, store: Store) -> dict[str, Any]:
     pictures: set[str] = set()
     in_rows: set[bytes] = set()
     written: set[str] = set()
-    with tempfile.TemporaryDirectory(prefix="pieces-") as aside:
-        for piece in pieces_of(source, files, Path(aside)):
+    with temporary_folder("pieces") as aside:
+        for piece in pieces_of(source, files, aside):
             if isinstance(piece, DetectionPiece):
                 written.add(piece.source_file)
                 pictures |= set(piece.asked_about())

@@ -1,7 +1,7 @@
 """Splits: which side (train, val, test) a picture is on, from its pixels alone.
 
 Here: the side of one picture and the table of sides for all examples. Not here: who reads a side, which pictures
-look alike (`ops/near.py`), and balancing; a side is a matter of pixels so that adding data moves nothing.
+look alike (`ops/looks.py`), and balancing; a side is a matter of pixels so that adding data moves nothing.
 
 Every stratum (source x answer type) is split by the same draw, so each expects the shares that were asked for, and
 strays from them as independent draws do. Less straying is not to be had from a picture alone: any rule that puts it
@@ -11,18 +11,28 @@ in test with chance p, without a look at the others, gives a binomial count. It 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ops.near import Earlier, Looks, looks_of
-from storage.tables import from_rows
+from ops.looks import Gathering, Looks
+from ops.near import Earlier
+from storage.asking import Rows, column, parts, rows_of
+from storage.tables import schema_of
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"val": 0.08, "test": 0.2}
 DEFAULT_SALT = "saliency-r1/splits/1"
 SIDES = ("train", "val", "test")
+PLACES = (*SIDES, "excluded")
+RULES = ("content_hash", "same_pixels", "near_duplicate", "near_two_sides")
+IMAGE_COLUMNS = ("image_sha256", "pixels_sha256", "thumb", "phash")
+EXAMPLE_COLUMNS = ("example_id", "image_sha256")
+_EXCLUDED = PLACES.index("excluded")
+_CONTENT, _SAME, _NEAR, _TWO_SIDES = range(len(RULES))
 
 
 @dataclass(frozen=True)
@@ -62,13 +72,31 @@ def check_fractions(fractions: Mapping[str, float]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Sides:
+    """Where every picture is. `images`: image_sha256 [n], each once, in the order of delivery; of each int8 [n] its
+    side, a number in PLACES, and its rule, a number in RULES; int32 [n] the number of the first picture of its group.
+    """
+
+    images: pa.StringArray
+    side: np.ndarray
+    rule: np.ndarray
+    group: np.ndarray
+
+    def by_picture(self) -> dict[str, Placed]:
+        """The same by image_sha256, for few pictures."""
+        names = self.images.to_pylist()
+        numbers = zip(names, self.side.tolist(), self.rule.tolist(), self.group.tolist(), strict=True)
+        return {name: Placed(PLACES[side], RULES[rule], names[group]) for name, side, rule, group in numbers}
+
+
 def assign(
-    images: Sequence[pa.Table],
-    examples: Sequence[pa.Table],
+    images: Rows,
+    examples: Rows,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     salt: str = DEFAULT_SALT,
-) -> pa.Table:
-    """The splits table: every example's side, which is its picture's side.
+) -> Iterator[pa.Table]:
+    """The splits table, piece by piece: every example's side, which is its picture's side.
 
     `images` and `examples` are the tables of all sources, in the order of delivery: the order of the list of
     sources, and within one that of its rows. Pictures are placed one after the other:
@@ -83,98 +111,107 @@ def assign(
     one, moves nothing, not even by joining two groups: such a picture is itself excluded. What comes earlier (new
     rows of an earlier source, another order of sources) can move only pictures that are near duplicates of it,
     directly or through others: those now have it before them. A picture that was not read (no pixels_sha256) is
-    placed by its image_sha256 and is like no other. ValueError for an example whose picture is missing.
+    placed by its image_sha256 and is like no other. ValueError, at the end, for examples whose picture is missing.
     """
-    check_fractions(fractions)
-    placed = place(
-        [value for table in images for value in table["image_sha256"].to_pylist()],
-        [value for table in images for value in table["pixels_sha256"].to_pylist()],
-        [value for table in images for value in table["thumb"].to_pylist()],
-        [value for table in images for value in table["phash"].to_pylist()],
-        fractions,
-        salt,
-    )
-    pairs = [
-        pair
-        for table in examples
-        for pair in zip(table["example_id"].to_pylist(), table["image_sha256"].to_pylist(), strict=True)
-    ]
-    homeless = [example for example, image in pairs if image not in placed]
-    if homeless:
-        raise ValueError(f"{len(homeless)} examples name a picture that is in no table, first {homeless[0]}")
-    rows = [
-        {
-            "example_id": example,
-            "image_sha256": image,
-            "split": placed[image].side,
-            "split_rule": placed[image].rule,
-            "group_sha256": placed[image].group,
+    sides = place(images, fractions, salt)
+    names, homeless, first, start = pa.array(PLACES), 0, None, 0
+    rules = pa.array(RULES)
+    for part in parts(examples, EXAMPLE_COLUMNS):
+        at = rows_of(part["image_sha256"], sides.images, start)
+        if at.min(initial=0) < 0:
+            lost = part["example_id"].filter(pa.array(at < 0))
+            homeless, first = homeless + len(lost), first or lost[0]
+            continue
+        start = int(at.max(initial=start))
+        columns = {
+            "example_id": part["example_id"],
+            "image_sha256": part["image_sha256"],
+            "split": names.take(pa.array(sides.side[at])),
+            "split_rule": rules.take(pa.array(sides.rule[at])),
+            "group_sha256": sides.images.take(pa.array(sides.group[at])),
         }
-        for example, image in pairs
-    ]
-    return from_rows("splits", rows)
+        yield pa.table(columns, schema=schema_of("splits"))
+    if homeless:
+        raise ValueError(f"{homeless} examples name a picture that is in no table, first {first}")
 
 
 def place(
-    image_sha256: Sequence[str],
-    pixels_sha256: Sequence[str | None],
-    thumbs: Sequence[bytes | None],
-    phashes: Sequence[int | None],
-    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
-    salt: str = DEFAULT_SALT,
-) -> dict[str, Placed]:
-    """Side, rule and group of every picture by image_sha256; pictures in the order of delivery, see `assign`.
+    images: Rows, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, salt: str = DEFAULT_SALT
+) -> Sides:
+    """Side, rule and group of every picture (IMAGE_COLUMNS), in the order of delivery; see `assign`.
 
     Of equal looks only the first is kept and searched. Processor time of 120,000 pictures on one core: 12 s; with
     20,000 near duplicates among them 19 s; with 20,000 of one hash and thumbnails unlike each other 30 s
     (`python -m tests.benchmarks.near_duplicates`).
     """
-    first: dict[str, int] = {}
-    first_of_pixels: dict[str, int] = {}
-    for index, (image, own) in enumerate(zip(image_sha256, pixels_sha256, strict=True)):
-        if first.setdefault(image, index) == index:
-            first_of_pixels.setdefault(own or image, index)
-    looks, look_of = _distinct_looks(first_of_pixels.values(), thumbs, phashes)
-    earlier = Earlier(looks)
-    side_of_look = np.full(len(looks), -1, np.int8)
-    by_look: list[Placed] = []
-    by_pixels: dict[str, Placed] = {}
-    placed: dict[str, Placed] = {}
-    for image, index in first.items():
-        own, look = pixels_sha256[index] or image, look_of.get(index)
-        if own in by_pixels:
-            found = _following(by_pixels[own], "same_pixels")
-        elif look is None:
-            found = Placed(side_of(own, fractions, salt), "content_hash", image)
-        elif look < len(by_look):
-            found = _following(by_look[look], "near_duplicate")
+    check_fractions(fractions)
+    names, rows, _ = _firsts(column(images, "image_sha256"))
+    pixels = column(images, "pixels_sha256").take(pa.array(rows))
+    owns, first_of_own, own_of = _firsts(pc.coalesce(pixels, pa.chunked_array([names])))
+    looks, look_of = _distinct_looks(images, rows[first_of_own])
+    earlier, side_of_look = Earlier(looks), np.full(len(looks), -1, np.int8)
+    by_look = array("i")  # the picture that a look was first seen at, as all numbers below
+    by_own = array("i", [-1]) * len(owns)
+    side, rule, group = array("b"), array("b"), array("i")
+    for picture, own in enumerate(own_of.tolist()):
+        look = look_of[own]
+        followed, how, new_look = -1, _CONTENT, False
+        if by_own[own] >= 0:
+            followed, how = by_own[own], _SAME
+        elif 0 <= look < len(by_look):
+            followed, how = by_look[look], _NEAR
+        elif look >= 0:
+            near = sorted(earlier.first_near(look, side_of_look).values())
+            new_look = True
+            if near:
+                followed, how = by_look[near[0]], _NEAR if len(near) == 1 else _TWO_SIDES
+        if followed < 0:
+            side.append(PLACES.index(side_of(owns[own].as_py(), fractions, salt)))
         else:
-            near = [by_look[other] for other in sorted(earlier.first_near(look, side_of_look).values())]
-            if not near:
-                found = Placed(side_of(own, fractions, salt), "content_hash", image)
-            elif len(near) == 1:
-                found = _following(near[0], "near_duplicate")
-            else:
-                found = Placed("excluded", "near_two_sides", near[0].group)
-            by_look.append(found)
-            side_of_look[look] = SIDES.index(found.side) if found.side in SIDES else -1
-        by_pixels.setdefault(own, found)
-        placed[image] = found
-    return placed
+            side.append(_EXCLUDED if how == _TWO_SIDES else side[followed])
+        lost_too = followed >= 0 and side[followed] == _EXCLUDED
+        rule.append(rule[followed] if lost_too else how)
+        group.append(picture if followed < 0 else group[followed])
+        if new_look:
+            by_look.append(picture)
+            side_of_look[look] = side[picture] if side[picture] != _EXCLUDED else -1
+        if by_own[own] < 0:
+            by_own[own] = picture
+    return Sides(names, *(np.array(each) for each in (side, rule, group)))
 
 
-def _following(one: Placed, rule: str) -> Placed:
-    return Placed(one.side, one.rule if one.side == "excluded" else rule, one.group)
+def _firsts(values: pa.ChunkedArray) -> tuple[pa.StringArray, np.ndarray, np.ndarray]:
+    """The different values in the order in which they come first, its row, and of each row the place of its value."""
+    coded = values.dictionary_encode()
+    places = np.concatenate([np.empty(0, np.int32), *(chunk.indices.to_numpy() for chunk in coded.chunks)])
+    different = coded.chunk(0).dictionary if coded.num_chunks else pa.array([], pa.string())
+    highest = np.maximum.accumulate(np.concatenate([[-1], places]))
+    return different, np.flatnonzero(highest[1:] > highest[:-1]), places
 
 
-def _distinct_looks(
-    pictures: Iterable[int], thumbs: Sequence[bytes | None], phashes: Sequence[int | None]
-) -> tuple[Looks, dict[int, int]]:
-    """The looks of the pictures that have one, each once and in order; and the number of each picture's look."""
-    number: dict[tuple[int, bytes], int] = {}
-    look_of: dict[int, int] = {}
-    for picture in pictures:
-        thumb, phash = thumbs[picture], phashes[picture]
-        if thumb is not None and phash is not None:
-            look_of[picture] = number.setdefault((phash, thumb), len(number))
-    return looks_of([phash for phash, _ in number], [thumb for _, thumb in number]), look_of
+def _distinct_looks(images: Rows, rows: np.ndarray) -> tuple[Looks, array]:
+    """The looks of the pictures in some rows, sorted, each look once and in order; and the number of each row's, or -1.
+
+    Thumbnails are told apart by 128 bits of a hash of theirs, so that they need not be kept.
+    """
+    number: dict[bytes, int] = {}
+    look_of, gathering, start = array("i"), Gathering(len(rows)), 0
+    for part in parts(images, ["phash", "thumb"]):
+        own = rows[slice(*np.searchsorted(rows, [start, start + part.num_rows]))] - start
+        start += part.num_rows
+        new: list[tuple[int, bytes]] = []
+        for row in part.take(pa.array(own)).to_pylist():
+            phash, thumb = row["phash"], row["thumb"]
+            if thumb is None or phash is None:
+                look_of.append(-1)
+                continue
+            key = hashlib.blake2b(
+                thumb, digest_size=16, key=phash.to_bytes(8, "little", signed=True)
+            ).digest()
+            if key not in number:
+                number[key] = len(number)
+                new.append((phash, thumb))
+            look_of.append(number[key])
+        places = np.arange(len(number) - len(new), len(number))
+        gathering.put(places, [phash for phash, _ in new], [thumb for _, thumb in new])
+    return gathering.looks(len(number)), look_of

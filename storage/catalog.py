@@ -15,6 +15,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.artifacts import Artifact
 from storage.current import State
@@ -23,6 +24,7 @@ from storage.lineage import Ledger
 from storage.objects import Store, StoreError
 from storage.schema import SCHEMA_VERSION, TABLE_DESCRIPTIONS, TABLES
 from storage.settings import S3Limits
+from storage.tables import n_rows_of
 
 CATALOG = "catalog.duckdb"
 ATTEMPTS = 5
@@ -244,9 +246,9 @@ def _n_rows(ledger: Ledger, artifacts: Sequence[Artifact]) -> int:
     """Rows of a table's files, read without DuckDB; a picture of several sources counts once."""
     files = {artifact.uri: artifact for artifact in artifacts}.values()
     if not any(artifact.kind == "images" for artifact in files):
-        return sum(ledger.read_table(artifact, []).num_rows for artifact in files)
+        return sum(n_rows_of(ledger.path(artifact), artifact.kind) for artifact in files)
     tables = [ledger.read_table(artifact, ["image_sha256"]) for artifact in files]
-    return len({sha256 for table in tables for sha256 in table.column(0).to_pylist()})
+    return int(pc.count_distinct(pa.concat_tables(tables)["image_sha256"]).as_py())
 
 
 def _content(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:

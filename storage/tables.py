@@ -19,7 +19,7 @@ from storage.schema import ALLOWED_VALUES, SCHEMA_VERSION, TABLES
 
 _VERSION_KEY = b"saliency_r1.schema_version"
 _TABLE_KEY = b"saliency_r1.table"
-_ROWS_PER_GROUP = {"images": 1_000, "saliency_maps": 20_000}
+_ROWS_PER_GROUP = {"images": 1_000, "quarantine": 20_000, "saliency_maps": 20_000}
 _DEFAULT_ROWS_PER_GROUP = 100_000
 _BYTES_PER_GROUP = 64 * 2**20
 _SELDOM_ALIKE = {
@@ -152,8 +152,9 @@ def encode_table(name: str, table: pa.Table) -> bytes:
 class TableWriter:
     """A table written piece by piece; the same rows give the same bytes, whatever the pieces were.
 
-    What waits for its row group is held in memory: at most 100,000 rows, and of pictures 1,000 or 64 MiB. `target`
-    is a path or a binary stream. Use it in a `with`; the file is whole only after that ended without an exception.
+    What waits for its row group is held in memory: at most 100,000 rows, of refused ones 20,000, and of pictures 1,000
+    or 64 MiB. `target` is a path or a binary stream. Use it in a `with`; the file is whole only after that ended
+    without an exception.
     """
 
     def __init__(self, name: str, target: str | os.PathLike[str] | io.BytesIO) -> None:
@@ -246,8 +247,8 @@ def batches(
             yield file.read_row_group(number, columns=None if columns is None else list(columns))
 
 
-def n_rows_of(source: str | os.PathLike[str], name: str) -> int:
-    """How many rows a local Parquet file holds, which must be of this table; the rows are not read."""
+def n_rows_of(source: str | os.PathLike[str], name: str | None = None) -> int:
+    """How many rows a local Parquet file holds, which must be of this table if one is named; the rows are not read."""
     with _opened(source, name) as file:
         return int(file.metadata.num_rows)
 

@@ -7,12 +7,11 @@ import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack
 from io import BufferedRandom
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from zlib import crc32
 
 from ops.readers.detections import Pictured
+from storage.scratch import temporary_folder
 
 MOST_IN_MEMORY = 50_000
 """Detections; more of them go to disk, in N_FILES files by their pictures' names, and come back one file at a time."""
@@ -61,7 +60,7 @@ class Gathering:
 
     def _lay_aside(self) -> None:
         if not self._files:
-            folder = Path(self._open.enter_context(TemporaryDirectory(prefix="gathered-")))
+            folder = self._open.enter_context(temporary_folder("gathered"))
             names = (folder / str(number) for number in range(N_FILES))
             self._files = [self._open.enter_context(name.open("w+b")) for name in names]
         for name, pictured in self._pictures.items():

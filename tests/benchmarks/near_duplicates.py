@@ -24,7 +24,8 @@ from numpy.random import Generator
 from PIL import Image, ImageEnhance
 
 from ops import scenes
-from ops.near import Looks, across, alike, looks_of
+from ops.looks import Looks, alike, looks_of
+from ops.near import across
 from ops.pictures import THUMB_BYTES, phash, thumb
 from ops.split import SIDES, place
 

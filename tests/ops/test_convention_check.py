@@ -10,7 +10,7 @@ from ops.boxes import CONVENTIONS
 from ops.convention_check import corners, signs, told_convention
 from ops.convention_check import written as written_by
 from ops.readers import coco, flickr30k, gqa, label_studio, open_images, visual_cot, visual_genome, yolo
-from ops.source_profile import placed_boxes
+from ops.source_profile import PlacedBoxes
 from ops.source_warnings import advice, hint, warnings_of
 from ops.sources import Source
 from storage.tables import empty, from_rows
@@ -227,8 +227,8 @@ def test_lines_of_text_over_the_whole_width_do_not_pile_up():
     """They touch the right edge and the left one alike: 40 lines on a page of 300 x 400 px."""
     lines = np.array([[0.0, 10.0 * n, 300.0, 10.0 * n + 8] for n in range(40)])
     pages = np.tile([300.0, 400.0], (40, 1))
-    assert signs("xyxy_px", lines, pages, empty("quarantine")) == []
-    (sign,) = signs("xyxy_px", lines + np.array([20.0, 0.0, 0.0, 0.0]), pages, empty("quarantine"))
+    assert signs("xyxy_px", [(lines, pages)], empty("quarantine")) == []
+    (sign,) = signs("xyxy_px", [(lines + np.array([20.0, 0.0, 0.0, 0.0]), pages)], empty("quarantine"))
     assert (sign.kind, sign.share) == ("boxes_at_right_or_lower_edge", 1.0)
 
 
@@ -244,19 +244,18 @@ def test_without_the_sizes_of_pictures_no_unit_is_named():
         }
         for box, size in random_boxes(60, 9)
     ]
-    none = np.empty((0, 4)), np.empty((0, 2))
-    (sign,) = signs("xyxy_px", *none, from_rows("quarantine", rows))
+    (sign,) = signs("xyxy_px", [], from_rows("quarantine", rows))
     assert (sign.kind, sign.n, sign.fits) == ("swapped_corners", 60, ())
 
 
 def test_signs_of_nothing_are_none():
-    assert signs("xyxy_px", np.empty((0, 4)), np.empty((0, 2)), empty("quarantine")) == []
+    assert signs("xyxy_px", [], empty("quarantine")) == []
 
 
 def test_boxes_are_placed_on_their_own_pictures(shelf, tmp_path):
     """Each box with the size of its own picture, in the order of the boxes."""
     tables = normalised(told(shelf, "xyxy_px", "xyxy_px.jsonl"), new_store(tmp_path))
-    boxes, size_wh = placed_boxes(tables_of(tables))
+    ((boxes, size_wh),) = PlacedBoxes(tables_of(tables))
     wanted = random_boxes(N, 7)
     assert boxes.tolist() == [list(map(float, box)) for box, _ in wanted]
     assert size_wh.tolist() == [[float(w), float(h)] for _, (w, h) in wanted]

@@ -2,6 +2,7 @@
 
 import random
 import tracemalloc
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,15 +42,20 @@ def test_detections_gathered_on_disk_are_those_gathered_in_memory(most, tmp_path
     seen = []
     monkeypatch.setattr(gathering, "MOST_IN_MEMORY", most)
     monkeypatch.setattr(gathering, "N_FILES", 2)
-    folder = gathering.TemporaryDirectory
-    monkeypatch.setattr(
-        gathering, "TemporaryDirectory", lambda **how: seen.append(folder(dir=tmp_path, **how)) or seen[-1]
-    )
+    folder = gathering.temporary_folder
+
+    @contextmanager
+    def seen_folder(name):
+        with folder(name) as made:
+            seen.append(made)
+            yield made
+
+    monkeypatch.setattr(gathering, "temporary_folder", seen_folder)
     disk = _tables(tmp_path)
     assert len(seen) == (
         most < 38
     )  # one of the 39 rows is no number and has no box, and no row is lost to that
-    assert not any(Path(each.name).exists() for each in seen)
+    assert not any(each.exists() for each in seen)
     assert disk.counts == memory.counts and memory.counts["quarantined"] > 5 < memory.counts["rows_out"]
     for name in ("images", "examples", "boxes", "quarantine"):
         rows = [sorted(getattr(tables, name).to_pylist(), key=str) for tables in (memory, disk)]

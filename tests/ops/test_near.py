@@ -1,8 +1,13 @@
 """Which pictures are near duplicates, and the two searches for them against a plain loop."""
 
-import numpy as np
+from dataclasses import replace
 
-from ops.near import Earlier, across, alike, looks_of, narrowed
+import numpy as np
+import pytest
+
+import ops.looks
+from ops.looks import alike, looks_of
+from ops.near import Earlier, across, narrowed
 from ops.pictures import LUMA, phash, thumb
 from tests.ops.delivery import pixels
 
@@ -83,3 +88,48 @@ def test_among_crowded_hashes_both_searches_find_what_a_plain_loop_finds():
     assert len(pairs) == len(set(pairs)) > 500
     in_both = [pair for pair in pairs if looks.grey[list(pair)].sum() == 1]
     assert in_both
+
+
+def _of_one_background(n, dark=60, bright=190):
+    """Pictures of one hash and one background of squares, each with one small cell of its own; and their sides."""
+    rng = np.random.default_rng(8)
+    base = rng.integers(dark, bright, (4, 4, 3)).repeat(4, axis=0).repeat(4, axis=1)
+    thumbs = []
+    for _ in range(n):
+        own = base + rng.integers(0, 2, (16, 16, 1))
+        own[tuple(rng.integers(0, 16, 2))] = rng.integers(0, 256, 3)
+        thumbs.append(np.clip(own * rng.uniform(0.9, 1.0), 0, 255).astype(np.uint8).tobytes())
+    return looks_of([12345] * n, thumbs), rng.choice(3, n, p=(0.72, 0.08, 0.2))
+
+
+def _placing(looks, group):
+    earlier = Earlier(looks)
+    return [earlier.first_near(k, group) for k in range(len(looks))]
+
+
+@pytest.mark.parametrize("search", [_placing, lambda looks, group: list(across(looks, group))])
+def test_pictures_of_one_hash_and_background_are_seldom_compared_whole(monkeypatch, search):
+    """Where each differs from the rest is looked at first: without that, three times as many are compared whole."""
+    looks, group = _of_one_background(500)
+    whole, compared = [], ops.looks._agree
+    monkeypatch.setattr(ops.looks, "_agree", lambda a, b: whole.append(len(a[0])) or compared(a, b))
+    found = search(looks, group)
+    n_compared = sum(whole)
+    assert 0 < n_compared < 30 * len(looks)
+    whole.clear()
+    unseen = replace(looks, loudest=np.full(len(looks), -1, np.int16))
+    assert search(unseen, group) == found
+    assert sum(whole) > 3 * n_compared
+
+
+@pytest.mark.parametrize(("dark", "bright"), [(60, 190), (30, 250)])
+def test_the_look_at_one_place_rules_out_no_near_picture(dark, bright):
+    """Also where a value is too bright to tell how a picture was lit."""
+    looks, _ = _of_one_background(300, dark, bright)
+    assert np.isnan(looks.light).any() == (bright > 245)
+    unseen = replace(looks, loudest=np.full(300, -1, np.int16))
+    assert (looks.loudest >= 0).all()
+    ones, others = (each.ravel() for each in np.indices((300, 300)))
+    near = alike(unseen, ones, others)
+    assert 1000 < near.sum() < 45_000
+    assert (alike(looks, ones, others) == near).all()

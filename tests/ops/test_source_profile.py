@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ops.source_profile import COLUMNS, SCRIPTS, profile, scripts
+from ops.source_profile import SCRIPTS, profile, scripts
 from storage.tables import encode_table
 
 PICTURES = {"a": (40, 30, "pa"), "b": (30, 40, "pb"), "c": (30, 40, "pb")}
@@ -34,10 +34,7 @@ def small():
             {"example_id": str(number), "image_sha256": picture, "question": question, "answer": answer,
              "answer_type": kind, "question_kind": about, "n_boxes": len(around)}
         )  # fmt: skip
-        boxes += [
-            {"example_id": str(number), **dict(zip(COLUMNS["boxes"][1:], map_edges(box), strict=True))}
-            for box in around
-        ]
+        boxes += [{"example_id": str(number), **edges_of(box)} for box in around]
     refused = [
         {"source_file": "f", "source_row": n, "reason": reason, "detail": "", "raw": "{}"}
         for n, reason in enumerate(REFUSED)
@@ -50,8 +47,10 @@ def small():
     }
 
 
-def map_edges(box):
-    return (*map(float, box[:4]), box[4])
+def edges_of(box):
+    return dict(zip(("x1_px", "y1_px", "x2_px", "y2_px"), map(float, box[:4]), strict=True)) | {
+        "label": box[4]
+    }
 
 
 @pytest.fixture(scope="module")

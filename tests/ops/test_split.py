@@ -1,12 +1,16 @@
+import hashlib
+import itertools
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ops.near import RADIUS
+from ops.looks import RADIUS
 from ops.pictures import THUMB_BYTES, open_upright, phash, pixels_sha256, thumb
-from ops.split import DEFAULT_FRACTIONS, Placed, assign, place, side_of
+from ops.split import DEFAULT_FRACTIONS, DEFAULT_SALT, IMAGE_COLUMNS, Placed, assign, place, side_of
 from storage.tables import from_rows
 from tests.ops.delivery import encoded, pixels
 
@@ -16,7 +20,17 @@ TEN = (1 << RADIUS) - 1  # as many bits as near duplicates may differ in
 def _placed(pictures: list[tuple[str, int | None]], fractions=DEFAULT_FRACTIONS) -> dict[str, Placed]:
     """Place (name, hash) pairs of one thumbnail; the name stands for both sha256."""
     names = [name for name, _ in pictures]
-    return place(names, names, [_flat(100)] * len(names), [phash_ for _, phash_ in pictures], fractions)
+    return _place(names, names, [_flat(100)] * len(names), [phash_ for _, phash_ in pictures], fractions)
+
+
+def _place(names, pixels, thumbs, phashes, fractions=DEFAULT_FRACTIONS) -> dict[str, Placed]:
+    """Place pictures, which come one, four and two at a time."""
+    types = (pa.string(), pa.string(), pa.binary(), pa.int64())
+    columns = map(pa.array, (names, pixels, thumbs, phashes), types)
+    whole = pa.table(dict(zip(IMAGE_COLUMNS, columns, strict=True)))
+    starts = [start + add for start in range(0, len(names), 7) for add in (0, 1, 5)] + [len(names)]
+    pieces = [whole.slice(first, last - first) for first, last in itertools.pairwise(starts) if last > first]
+    return place(pa.concat_tables(pieces or [whole]), fractions).by_picture()
 
 
 def _flat(value: int) -> bytes:
@@ -35,6 +49,15 @@ def test_a_larger_test_share_only_adds_to_the_test_side():
     small = {name for name in names if side_of(name, {"test": 0.1}) == "test"}
     large = {name for name in names if side_of(name, {"test": 0.3}) == "test"}
     assert small < large
+
+
+def test_the_draw_is_the_hash_of_salt_and_pixels_and_val_lies_beside_test():
+    for number in range(200):
+        for salt in (DEFAULT_SALT, "other"):
+            digest = hashlib.sha256(f"{salt}:p{number}".encode()).hexdigest()
+            draw = int(digest[:16], 16) / 2**64
+            wanted = "test" if draw < 0.25 else "val" if draw < 0.75 else "train"
+            assert side_of(f"p{number}", {"val": 0.5, "test": 0.25}, salt) == wanted
 
 
 @pytest.mark.parametrize(
@@ -72,7 +95,7 @@ def test_a_copy_of_a_follower_stays_with_it():
 
 def test_flat_and_unread_pictures_follow_only_their_own_pixels():
     a, b, c = _names_of_sides("train", "test", "val")
-    placed = place([a, b, c], [a, a, None], [_flat(9), _flat(9), None], [None, None, None])
+    placed = _place([a, b, c], [a, a, None], [_flat(9), _flat(9), None], [None, None, None])
     assert placed[b] == Placed("train", "same_pixels", a)
     assert placed[c] == Placed("val", "content_hash", c)
 
@@ -129,7 +152,7 @@ def test_a_copy_lands_on_the_same_side(seed, size_wh, kind):
         copy = open_upright(encoded(original, kind)).rgb
     rgbs = [original, *others, copy]
     files = ["original", "o1", "o2", "o3", "o4", "o5", "copy"]
-    placed = place(
+    placed = _place(
         files, [pixels_sha256(r) for r in rgbs], [thumb(r) for r in rgbs], [phash(r) for r in rgbs]
     )
     rule = "same_pixels" if kind == "PNG" else "near_duplicate"
@@ -137,7 +160,7 @@ def test_a_copy_lands_on_the_same_side(seed, size_wh, kind):
     assert placed["o1"].rule == "content_hash"
 
 
-def _tables(names: list[str]) -> tuple[list, list]:
+def _tables(names: list[str]) -> tuple[pa.Table, pa.Table]:
     empty = dict.fromkeys(("source", "source_file", "file_name", "uri", "format"), "x")
     images = [
         {
@@ -164,17 +187,34 @@ def _tables(names: list[str]) -> tuple[list, list]:
         for name in names
         for q in range(2)
     ]
-    return [from_rows("images", images)], [from_rows("examples", examples)]
+    return from_rows("images", images), from_rows("examples", examples)
 
 
 def test_every_example_follows_its_picture():
     names = _names_of_sides("train", "val", "test")
-    splits = assign(*_tables(names)).to_pylist()
+    splits = pa.concat_tables(assign(*_tables(names))).to_pylist()
     assert [row["split"] for row in splits] == ["train", "train", "val", "val", "test", "test"]
     assert [row["image_sha256"] for row in splits] == [name for name in names for _ in range(2)]
+
+
+def test_every_example_says_by_which_rule_and_with_whom_its_picture_was_placed():
+    """The second has the pixels of the first; the third is a near duplicate of it."""
+    a, b, c = _names_of_sides("train", "test", "val")
+    images, examples = _tables([a, b, c])
+    rows = [
+        {**row, "phash": bits, "thumb": _flat(100)}
+        for row, bits in zip(images.to_pylist(), (0, 0, TEN), strict=True)
+    ]
+    rows[1]["pixels_sha256"] = a
+    found = pa.concat_tables(assign(from_rows("images", rows), examples)).to_pylist()[::2]
+    assert [(row["split"], row["split_rule"], row["group_sha256"]) for row in found] == [
+        ("train", "content_hash", a),
+        ("train", "same_pixels", a),
+        ("train", "near_duplicate", a),
+    ]
 
 
 def test_an_example_without_its_picture_is_an_error():
     images, examples = _tables(["a", "b"])
     with pytest.raises(ValueError, match="2 examples"):
-        assign([images[0].slice(0, 1)], examples)
+        list(assign(images.slice(0, 1), examples))
