@@ -10,6 +10,7 @@ import argparse
 import importlib
 import json
 import re
+import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -359,4 +360,5 @@ if __name__ == "__main__":
     # Through the imported module, so that there is one Artifact class and not two.
     from storage.lineage import main as command
 
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may leave before the end
     sys.exit(command())

@@ -1,5 +1,9 @@
 """From a row of any table back to the raw file and row, or to the raw files where a row is made of many."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from storage.tables import from_rows
 from tests.storage.small_world import ANNOTATIONS, ROW_OF_E2, SmallWorld, completion, examples, image, refusal
 from tests.storage.whole_world import WholeWorld
 
+REPO = Path(__file__).parents[2]
 PICTURE_A, PICTURE_B = sha256_bytes(b"picture a"), sha256_bytes(b"picture b")
 
 
@@ -135,6 +140,29 @@ def test_what_a_policy_did_leads_to_the_policies_and_to_the_example(whole: Whole
     assert by_table == why(whole, capsys, "flow of base")[1]
     _, out, _ = why(whole, capsys, "processed_rows", "fits=false")
     assert "e3" in out and "too_many_image_tokens, 10 image tokens, 9 allowed" in out
+
+
+def test_what_was_not_measured_leads_to_the_example_too(whole: WholeWorld, capsys):
+    name = whole.policy_id("base")
+    row = {"policy_id": name, "policy": "base", "example_id": "e1", "image_sha256": PICTURE_A}
+    row |= {"unscorable_reason": "undecodable_picture"}
+    parents = {"policy": whole.policies["base"], "splits": whole.splits}
+    parents |= {"examples:scenes": whole.data["scenes"]["examples"]}
+    work = Work("training.evaluate", "again", parents=parents)
+    for table, more in (("predictions", {}), ("token_flows", {"flow_id": "none", "rows": "state"})):
+        made = whole.ledger.put_table(work, table, table, from_rows(table, [row | more]))
+        whole.ledger.point(f"test/{table}", "again", made)
+    rest = [f"policy {name}, seed 3", "split train by content_hash", *raw_of("e1", "a", 4)]
+    for words, first in (
+        (
+            ("predictions", "example_id=e1"),
+            f"prediction of {name} for example e1, not measured: undecodable_picture",
+        ),
+        (("none",), "token flow none"),
+    ):
+        code, out, err = why(whole, capsys, *words)
+        assert (code, err, steps(out)) == (0, "", walked(first, *rest, picture="a"))
+    assert "no flow: undecodable_picture (state rows)" in out
 
 
 def data_of(source: str, *, without: str = "") -> list[tuple[int, str]]:
@@ -265,6 +293,16 @@ def test_words_that_name_no_row_say_what_would(whole: WholeWorld, capsys, words,
     code, out, err = why(whole, capsys, *words)
     assert (code, out) == (2, "")
     assert said in err and err.count("\n") == 1
+
+
+def test_a_reader_that_leaves_early_is_no_error(whole: WholeWorld):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "storage.lineage", "--root", whole.ledger.store.root]
+    words = ["why", "evaluations", "policy=base", "metric=lift"]
+    done = subprocess.run([*command, *words], stdout=write, stderr=subprocess.PIPE, text=True, cwd=REPO)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
 
 
 def test_all_that_is_wrong_is_said_at_once(whole: WholeWorld, capsys):
