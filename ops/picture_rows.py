@@ -134,9 +134,9 @@ class PictureRows:
     def _started(
         self, pool: ThreadPoolExecutor, picture: PictureRef, under_way: dict[str, Future[Opened | Unusable]]
     ) -> Future[Opened | Unusable]:
-        if picture.data is not None or not self.are_read:
+        if picture.data is not None:
             return pool.submit(self._opened, picture)
-        known = self._recalled(picture.file_name)
+        known = self._recalled(picture.file_name) if self.are_read else self._unread(picture)
         if known is not None:
             done: Future[Opened | Unusable] = Future()
             done.set_result(known)
@@ -180,8 +180,6 @@ class PictureRows:
         return Opened(size_wh, sides_swapped, self._row(file_name, digest.hex(), size_wh))
 
     def _opened(self, picture: PictureRef) -> Opened | Unusable:
-        if picture.data is None and not self.are_read:
-            return self._unread(picture)
         data = self._files.read(picture.file_name) if picture.data is None else picture.data
         if isinstance(data, FileProblem):
             return Unusable(data.reason, data.detail)
