@@ -8,6 +8,7 @@ import itertools
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -154,6 +155,10 @@ def test_refused_rows_are_found_with_numbers_and_picture(tmp_path):
     tables = normalised(told(tmp_path / "shelf", "xyxy_px"), new_store(tmp_path))
     found = candidates(tables.quarantine)
     assert len(found) == sum(row["reason"] == "swapped_corners" for row in tables.quarantine.to_pylist()) > 5
+    quarantine = tables.quarantine
+    assert candidates(pa.concat_tables([quarantine.slice(0, 4), quarantine.slice(4)]), most=3) == candidates(
+        quarantine, most=3
+    )
     first = tables.quarantine.to_pylist()[0]
     assert found[0].names == (first["raw"].split('"image": "')[1].split('"')[0],)
     assert f"[{', '.join(str(number) for number in found[0].numbers)}]" in first["detail"]
