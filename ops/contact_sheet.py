@@ -28,6 +28,7 @@ MOST_ENLARGED = 3.0
 PAPER, INK, SOFT, EMPTY = (251, 250, 247), (28, 28, 30), (91, 91, 98), (233, 230, 223)
 KEPT, REFUSED = (255, 255, 255), (255, 96, 64)
 _PICTURE_NAME = re.compile(r"\.(?:jpe?g|png|webp|gif|bmp|tiff?|ppm|avif)$", re.IGNORECASE)
+_IMAGE_ID = re.compile(r'"image_id": ?(\d{1,18})\b')
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 Box = tuple[float, float, float, float]
@@ -50,11 +51,16 @@ class Shown:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A refused row whose numbers are known: they are read by `convention` once the picture's size is known."""
+    """A refused row whose numbers are known: they are read by `convention` once the picture's size is known.
+
+    It names its picture, or tells by which number another entry of its file does.
+    """
 
     names: tuple[str, ...]
     numbers: tuple[float, float, float, float]
     reason: str
+    source_file: str | None = None
+    image_id: int | None = None
 
 
 def chosen(tables: Mapping[str, Rows], most: int = MOST_PICTURES) -> list[Shown]:
@@ -85,21 +91,29 @@ def chosen(tables: Mapping[str, Rows], most: int = MOST_PICTURES) -> list[Shown]
 
 
 def candidates(quarantine: Rows, images_folder: str = "", most: int = 10 * MOST_REFUSED) -> list[Candidate]:
-    """Rows refused for their boxes, spread evenly, that name a picture and whose numbers are known."""
+    """Rows refused for their boxes, spread evenly, that name a picture, or its number, and whose own are known."""
     refused, start = [np.empty(0, np.int64)], 0
     for part in parts(quarantine, ["reason"]):
         for_box = pc.is_in(part["reason"], pa.array(["swapped_corners", "box_outside_picture"]))
         refused.append(start + np.flatnonzero(for_box.to_numpy()))
         start += part.num_rows
     places = np.concatenate(refused)
-    rows = taken(quarantine, places[:: max(1, -(-len(places) // most))], ["reason", "detail", "raw"])
+    rows = taken(
+        quarantine, places[:: max(1, -(-len(places) // most))], ["reason", "detail", "raw", "source_file"]
+    )
     found = []
     for place in range(rows.num_rows):
         row = rows.slice(place, 1)
         numbers, _ = refused_numbers(row)
         names = tuple(_picture_names(row["raw"][0].as_py(), images_folder))
-        if len(numbers) and names:
-            found.append(Candidate(names, tuple(numbers[0].tolist()), row["reason"][0].as_py()))
+        number = _IMAGE_ID.search(row["raw"][0].as_py())
+        if len(numbers) and (names or number):
+            told = (
+                row["reason"][0].as_py(),
+                row["source_file"][0].as_py(),
+                int(number[1]) if number else None,
+            )
+            found.append(Candidate(names, tuple(numbers[0].tolist()), *told))
     return found
 
 

@@ -229,5 +229,6 @@ def _asked(told: str, values: Sequence[object] | None, rows: Mapping[str, Rows],
                 if isinstance(each, pa.Table):
                     connection.register(name, each)
                 else:
+                    n_rows(each)  # refuses files of another schema version
                     connection.read_parquet([str(path) for path in each]).create_view(name)
             return connection.execute(told, values or None).to_arrow_table()

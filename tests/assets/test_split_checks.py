@@ -27,7 +27,8 @@ def _pictures(rgbs) -> pa.Table:
 
 def test_a_near_duplicate_on_another_side_is_a_leak() -> None:
     rgb = pixels((96, 64), 1)
-    pictures = _pictures([rgb, rgb // 2 * 2, pixels((96, 64), 2), None])
+    whole = _pictures([rgb, rgb // 2 * 2, pixels((96, 64), 2), None])
+    pictures = pa.concat_tables([whole.slice(0, 1), whole.slice(1, 2), whole.slice(3)])
     assert no_leak(placed("train", "train", "test", "val"), pictures).passed
     assert no_leak(placed("train", "excluded", "test", "val"), pictures).passed
     result = no_leak(placed("train", "test", "test", "val"), pictures)

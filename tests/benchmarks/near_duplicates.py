@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 import easy_vqa
 import numpy as np
+import pyarrow as pa
 import resvg_py
 from numpy.random import Generator
 from PIL import Image, ImageEnhance
@@ -181,8 +182,10 @@ def race(n: int = 120_000) -> None:
     for kind in ("unlike", "same look", "near hashes", "other thumbnails", "flat"):
         hashes, thumbs = synthetic(n, kind, np.random.default_rng(1))
         names = [f"{k:064x}" for k in range(n)]
+        columns = {"image_sha256": names, "pixels_sha256": names, "thumb": thumbs, "phash": hashes}
+        pictures = pa.table(columns)
         start = time.process_time()
-        placed = place(names, names, thumbs, hashes)
+        placed = place(pictures).by_picture()
         seconds = time.process_time() - start
         rules = [each.rule for each in placed.values()]
         counts = {rule: rules.count(rule) for rule in sorted(set(rules))}

@@ -5,13 +5,17 @@ One picture alone is 184 x 138 px at most, its place starts 12 px from the left 
 
 import io
 import itertools
+import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from ops.contact_sheet import KEPT, REFUSED, Candidate, Shown, candidates, chosen, draw, refused
+from ops.normalise import normalise
 from ops.source_sheet import sheet_of
+from ops.sources import Source
 from storage.tables import encode_table, from_rows
 from tests.ops.delivery import encoded, json_lines, new_store, write
 from tests.ops.wrong_conventions import deliver, normalised, random_boxes, told
@@ -151,6 +155,10 @@ def test_refused_rows_are_found_with_numbers_and_picture(tmp_path):
     tables = normalised(told(tmp_path / "shelf", "xyxy_px"), new_store(tmp_path))
     found = candidates(tables.quarantine)
     assert len(found) == sum(row["reason"] == "swapped_corners" for row in tables.quarantine.to_pylist()) > 5
+    quarantine = tables.quarantine
+    assert candidates(pa.concat_tables([quarantine.slice(0, 4), quarantine.slice(4)]), most=3) == candidates(
+        quarantine, most=3
+    )
     first = tables.quarantine.to_pylist()[0]
     assert found[0].names == (first["raw"].split('"image": "')[1].split('"')[0],)
     assert f"[{', '.join(str(number) for number in found[0].numbers)}]" in first["detail"]
@@ -181,6 +189,31 @@ def test_the_sheet_of_a_wrong_source_has_a_strip_of_refused_boxes(tmp_path):
         data = sheet_of(source, found, images_file(tmp_path, tables), new_store(tmp_path))
         heights[convention] = Image.open(io.BytesIO(data)).height
     assert heights["xyxy_px"] == heights["xywh_px"] + 30 + 186
+
+
+@pytest.mark.parametrize("first", ["images", "annotations"])
+def test_refused_boxes_of_coco_are_shown_in_the_pictures_that_their_file_names(tmp_path, first):
+    """An annotation tells the number of its picture, and no name. Three stick out of the second picture, a blue one."""
+    for name, colour in (("a.png", (200, 20, 20)), ("b.png", (20, 20, 200))):
+        write(tmp_path, f"shelf/pictures/{name}", encoded(np.full((40, 60, 3), colour, np.uint8)))
+    boxes = [(7, [5 + n, 5, 10, 10]) for n in range(9)] + [(9, [5 + n, 5, 90, 10]) for n in range(3)]
+    content = {
+        "images": [{"id": 7, "file_name": "a.png"}, {"id": 9, "file_name": "b.png"}],
+        "categories": [{"id": 1, "name": "cup"}],
+        "annotations": [
+            {"id": n, "image_id": image, "category_id": 1, "bbox": box}
+            for n, (image, box) in enumerate(boxes)
+        ],
+    }
+    write(tmp_path, "shelf/annotations.json", json.dumps({first: content[first], **content}).encode())
+    source = Source("s", "coco", str(tmp_path / "shelf"), "annotations.json", options={"images": "pictures"})
+    tables = normalise(source, new_store(tmp_path))
+    found = {name: getattr(tables, name) for name in ("images", "examples", "boxes", "quarantine")}
+    data = sheet_of(source, found, images_file(tmp_path, tables), new_store(tmp_path))
+    sheet = Image.open(io.BytesIO(data)).convert("RGB")
+    assert sheet.size == (12 + 3 * 196, 12 + 186 + 30 + 186)
+    shown = [sheet.getpixel((12 + 196 * place + 100, 12 + 186 + 30 + 120)) for place in range(3)]
+    assert all(near(colour, (20, 20, 200), 40) for colour in shown), shown
 
 
 def test_pictures_kept_by_reference_are_read_and_one_that_is_gone_costs_itself(tmp_path):

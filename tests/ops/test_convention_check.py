@@ -3,11 +3,14 @@
 Which pairs cannot be told apart, and why, is held too: nothing is said there.
 """
 
+import itertools
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ops.boxes import CONVENTIONS
-from ops.convention_check import corners, signs, told_convention
+from ops.convention_check import corners, evidence, signs, told_convention
 from ops.convention_check import written as written_by
 from ops.readers import coco, flickr30k, gqa, label_studio, open_images, visual_cot, visual_genome, yolo
 from ops.source_profile import PlacedBoxes
@@ -259,3 +262,19 @@ def test_boxes_are_placed_on_their_own_pictures(shelf, tmp_path):
     wanted = random_boxes(N, 7)
     assert boxes.tolist() == [list(map(float, box)) for box, _ in wanted]
     assert size_wh.tolist() == [[float(w), float(h)] for _, (w, h) in wanted]
+
+
+def test_the_sample_of_many_boxes_is_the_same_in_pieces():
+    """50,000 boxes and 10,000 refused ones: every third is looked at, wherever the pieces end."""
+    rng = np.random.default_rng(5)
+    boxes, sizes = rng.uniform(0, 50, (50_000, 4)), rng.integers(100, 200, (50_000, 2)).astype(float)
+    details = [f"[{n}, 30, 10, 20]: right or bottom edge lies before left or top" for n in range(10_000)]
+    refused = pa.table({"reason": ["swapped_corners"] * 10_000, "detail": details})
+    whole = evidence("xyxy_px", [(boxes, sizes)], refused)
+    assert (whole.n_boxes, whole.n_refused, len(whole.raw)) == (50_000, 10_000, 16_667 + 3_334)
+    ends = [0, 1, 8, 20_000, 20_000, 50_000]
+    pieces = [(boxes[a:b], sizes[a:b]) for a, b in itertools.pairwise(ends)]
+    parted = pa.concat_tables([refused.slice(0, 7), refused.slice(7, 0), refused.slice(7)])
+    found = evidence("xyxy_px", pieces, parted)
+    assert np.array_equal(found.raw, whole.raw)
+    assert np.array_equal(found.size_wh, whole.size_wh, equal_nan=True)

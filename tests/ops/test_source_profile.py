@@ -198,3 +198,17 @@ def test_two_hundred_thousand_boxes_take_no_loop():
     started = time.perf_counter()
     profile("large", tables)
     assert time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize("made", [small, lambda: random_source(np.random.default_rng(3), 20, 60, 150)[0]])
+def test_a_source_in_pieces_has_the_same_figures(made):
+    """Row by row, or seven at a time, with an empty piece between."""
+    whole = made()
+    for n in (1, 7):
+        pieces = {
+            name: pa.concat_tables(
+                [table.slice(0, 0), *(table.slice(k, n) for k in range(0, table.num_rows, n))]
+            )
+            for name, table in whole.items()
+        }
+        assert profile("shelf", pieces).equals(profile("shelf", whole))

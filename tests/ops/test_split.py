@@ -100,6 +100,17 @@ def test_flat_and_unread_pictures_follow_only_their_own_pixels():
     assert placed[c] == Placed("val", "content_hash", c)
 
 
+def test_a_picture_that_two_sources_deliver_is_placed_once_and_shifts_no_look():
+    a, b, c = _names_of_sides("train", "test", "val")
+    hashes = [0, 0, 2 * TEN + 1, 2 * TEN + 1]
+    placed = _place([a, a, b, c], [a, a, b, c], [_flat(100)] * 4, hashes)
+    assert placed == {
+        a: Placed("train", "content_hash", a),
+        b: Placed("test", "content_hash", b),
+        c: Placed("test", "near_duplicate", b),
+    }
+
+
 def test_growth_of_an_early_source_moves_only_what_is_near_the_new():
     old, other, new = _names_of_sides("train", "val", "test")
     before = _placed([(old, 0), (other, TEN << 40 | TEN << 20)])
