@@ -2,7 +2,7 @@
 
 Here: one way to turn the bytes of a file into RGB pixels, used by everybody, and what is derived from the
 pixels alone. Not here: drawing (`ops/overlays.py`), which file belongs to which row (`ops/readers/`), which
-pictures look alike (`ops/near.py`), which side of the split a picture goes to (`ops/split.py`).
+pictures look alike (`ops/looks.py`), which side of the split a picture goes to (`ops/split.py`).
 """
 
 import hashlib
