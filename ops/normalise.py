@@ -23,14 +23,13 @@ from ops.boxes import CONVENTIONS, BoxProblem
 from ops.engines import Engine, LocalEngine
 from ops.lanes import pieces
 from ops.pieces import Piece
-from ops.readers.rows import Origin, RawAnnotation, Refusal, shown
+from ops.readers.rows import RAW_LIMIT, Origin, RawAnnotation, Refusal, shown
 from ops.seen_keys import SeenKeys
 from ops.sources import Source
 from storage.objects import Store
 from storage.scratch import temporary_folder
 from storage.tables import TableWriter, from_rows, read_table
 
-RAW_LIMIT = 2000
 TABLES = ("images", "examples", "boxes", "quarantine")
 
 

@@ -6,28 +6,37 @@ Not here: where they come from (`ops/readers/table.py`, `ops/readers/open_images
 import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack
-from io import BufferedRandom
+from itertools import groupby
+from pathlib import Path
 from types import TracebackType
-from zlib import crc32
 
 from ops.readers.detections import Pictured
+from ops.readers.rows import AsShown
 from storage.scratch import temporary_folder
 
-MOST_IN_MEMORY = 50_000
-"""Detections; more of them go to disk, in N_FILES files by their pictures' names, and come back one file at a time."""
-N_FILES = 256
+MOST_BYTES = 64 * 2**20
+"""Of detections in memory, about; more of them go to disk, and come back a file at a time."""
+PER_FILE = 1024
+"""Pictures of one file, neighbours in the order of their first detections."""
+
+_OF_EACH = 1000
 
 
-class Gathering:
-    """Pictures with all their detections; use it in a `with`, for it may hold files meanwhile."""
+class GatheredPictures:
+    """Pictures with all their detections, in the order in which they first came; use it in a `with`.
+
+    Memory grows by some 150 bytes a picture, by which its place is known, and not with the detections. Rows must hold
+    no more than what is shown of them (`ops.readers.rows.as_shown`).
+    """
 
     def __init__(self) -> None:
+        self._number: dict[str, int] = {}
         self._pictures: dict[str, Pictured] = {}
-        self._n_waiting = 0
+        self._n_bytes = 0
         self._open = ExitStack()
-        self._files: list[BufferedRandom] = []
+        self._folder: Path | None = None
 
-    def __enter__(self) -> "Gathering":
+    def __enter__(self) -> "GatheredPictures":
         return self
 
     def __exit__(
@@ -37,38 +46,44 @@ class Gathering:
 
     def add(self, new: Pictured) -> None:
         """Add a picture's detections to those that it has already."""
+        self._number.setdefault(new.picture.file_name, len(self._number))
         _join(self._pictures, new)
-        self._n_waiting += len(new.detections)
-        if self._n_waiting > MOST_IN_MEMORY:
+        self._n_bytes += _OF_EACH + sum(_size(each.origin.raw, each.box.label) for each in new.detections)
+        if self._n_bytes > MOST_BYTES:
             self._lay_aside()
 
     def pictures(self) -> Iterator[Pictured]:
-        """Every picture once, its detections in the order in which they came, and nothing is held any more.
-
-        Few come in the order of their first detections; many by file, and in that order within each.
-        """
-        if not self._files:
+        """Every picture once, its detections in the order in which they came; afterwards nothing can be added."""
+        if self._folder is None:
             yield from self._pictures.values()
             return
         self._lay_aside()
-        for file in self._files:
-            file.seek(0)
+        for number in range(-(-len(self._number) // PER_FILE)):
             found: dict[str, Pictured] = {}
-            while file.peek(1):
-                _join(found, pickle.load(file))  # noqa: S301  our own file, in a folder nobody else writes to
+            with (self._folder / str(number)).open("rb") as file:
+                while file.peek(1):
+                    _join(found, pickle.load(file))  # noqa: S301  our own file, in a folder of this process
             yield from found.values()
 
     def _lay_aside(self) -> None:
-        if not self._files:
-            folder = self._open.enter_context(temporary_folder("gathered"))
-            names = (folder / str(number) for number in range(N_FILES))
-            self._files = [self._open.enter_context(name.open("w+b")) for name in names]
-        for name, pictured in self._pictures.items():
-            pickle.dump(pictured, self._files[crc32(name.encode()) % N_FILES])
-        self._pictures, self._n_waiting = {}, 0
+        if self._folder is None:
+            self._folder = self._open.enter_context(temporary_folder("gathered"))
+        ordered = sorted(self._pictures.values(), key=self._place)
+        for number, some in groupby(ordered, lambda each: self._place(each) // PER_FILE):
+            with (self._folder / str(number)).open("ab") as file:
+                for pictured in some:
+                    pickle.dump(pictured, file)
+        self._pictures, self._n_bytes = {}, 0
+
+    def _place(self, pictured: Pictured) -> int:
+        return self._number[pictured.picture.file_name]
 
 
 def _join(pictures: dict[str, Pictured], new: Pictured) -> None:
     known = pictures.setdefault(new.picture.file_name, new)
     if known is not new:
         known.detections.extend(new.detections)
+
+
+def _size(raw: object, label: str | None) -> int:
+    return _OF_EACH + len(label or "") + (len(raw) if isinstance(raw, AsShown) else 0)

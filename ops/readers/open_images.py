@@ -12,7 +12,7 @@ from typing import Any
 
 from ops.questions import USUAL
 from ops.readers.detections import Detection, Pictured, picture_name, rows
-from ops.readers.gathering import Gathering
+from ops.readers.gathering import GatheredPictures
 from ops.readers.row_files import names_by_code, rows_of
 from ops.readers.rows import (
     FieldError,
@@ -22,6 +22,7 @@ from ops.readers.rows import (
     RawRow,
     Refusal,
     as_object,
+    as_shown,
     file_name,
     required_text,
     shown,
@@ -52,12 +53,12 @@ def read(
     if isinstance(names, Refusal):
         yield names
         names = {}
-    with Gathering() as gathering:
+    with GatheredPictures() as gathering:
         for row in rows_of(files, annotations, (".csv",)):
             if isinstance(row, Refusal):
                 yield row
                 continue
-            origin, value = row
+            origin, value = as_shown(row[0]), row[1]
             try:
                 fields = as_object(value)
                 name = picture_name(images, file_name(fields, "ImageID") + suffix)

@@ -14,6 +14,8 @@ ANSWER_TYPES = ("word", "yes_no", "number", "choice", "text")
 MAX_TEXT = 100_000
 """Characters of a question, an answer, a reasoning, a label or a name."""
 MAX_ANSWERS = 1_000
+RAW_LIMIT = 2000
+"""Characters of a raw row that the quarantine shows."""
 CONDITIONS = ("conflict", "control")
 
 
@@ -24,6 +26,10 @@ class Origin:
     source_file: str
     source_row: int | None
     raw: object
+
+
+class AsShown(str):
+    """What the quarantine shows of a raw row, in place of the row."""
 
 
 @dataclass(frozen=True)
@@ -218,10 +224,15 @@ def guessed_answer_type(answer: str) -> str:
 def shown(value: object, limit: int = 120) -> str:
     """A value as JSON for a message or the quarantine, plain ASCII, cut at `limit` characters."""
     try:
-        text = json.dumps(value, default=_not_json)
+        text = value if isinstance(value, AsShown) else json.dumps(value, default=_not_json)
     except (ValueError, RecursionError, TypeError):  # nested too deep, integers of thousands of digits
         text = json.dumps(f"a {type(value).__name__} that cannot be written out")
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def as_shown(origin: Origin) -> Origin:
+    """The same place without what the row holds beyond what is shown of it, for rows that are kept for long."""
+    return Origin(origin.source_file, origin.source_row, AsShown(shown(origin.raw, RAW_LIMIT)))
 
 
 def _not_json(value: object) -> str:

@@ -18,7 +18,7 @@ from ops.questions import USUAL
 from ops.readers.class_labels import ClassCode, named
 from ops.readers.detections import Detection, Pictured, picture_name
 from ops.readers.detections import rows as rows_of_pictures
-from ops.readers.gathering import Gathering
+from ops.readers.gathering import GatheredPictures
 from ops.readers.row_files import names_by_code, picture_of, rows_of
 from ops.readers.rows import (
     ANSWER_TYPES,
@@ -31,6 +31,7 @@ from ops.readers.rows import (
     RawRow,
     Refusal,
     as_object,
+    as_shown,
     guessed_answer_type,
     one_of,
     optional_text,
@@ -86,7 +87,7 @@ def read(files: SourceFiles, annotations: str, options: Mapping[str, Any]) -> It
         names = {}
     columns, convention = options.get("columns") or {}, options.get("box_convention")
     reading = _Reading(columns, convention, options.get("images", ""), names, options.get("templates", USUAL))
-    with Gathering() as gathering:
+    with GatheredPictures() as gathering:
         for row in rows_of(files, annotations, KINDS, options.get("delimiter")):
             if isinstance(row, Refusal):
                 yield row
@@ -94,7 +95,7 @@ def read(files: SourceFiles, annotations: str, options: Mapping[str, Any]) -> It
             origin, value = row
             try:
                 fields = _Fields(as_object(value), reading)
-                new = _pictured(origin, fields) if fields.is_detection else _example(origin, fields)
+                new = _pictured(as_shown(origin), fields) if fields.is_detection else _example(origin, fields)
             except FieldError as error:
                 yield error.refusal(origin)
                 continue
