@@ -67,6 +67,10 @@ class SourceFiles:
         """Names of the files whose content was handed out."""
         self._is_local = self._is_archive or "://" not in self._address
 
+    def __getstate__(self) -> dict[str, object]:
+        """What goes to another machine, which unpacks an archive into a cache of its own."""
+        return self.__dict__ | {"_opened": None}
+
     def uri(self, name: str) -> str:
         """Where a file lies; a generated one relative to the root, as the location is written.
 
@@ -233,23 +237,27 @@ class HeldFile:
     n_bytes: int
 
     def opened(self) -> BinaryIO:
-        """The file, to be read. Raises StoreError if it cannot be had, or is not the one that was found."""
-        if self.path.exists():
-            return self.path.open("rb")
-        with _ONE_OPENS:
-            folder = _FETCHED.setdefault(self.path, TemporaryDirectory(prefix="fetched-"))
-            path = Path(folder.name) / f"copy{self.path.suffix}"
-            if not path.exists():
+        """The file, to be read. Raises StoreError if it cannot be had, or is of another length than the one found."""
+        stream = (self.path if self.path.exists() else self._fetched()).open("rb")
+        if os.fstat(stream.fileno()).st_size != self.n_bytes:
+            stream.close()
+            raise StoreError(f"{self.files.uri(self.name)}: changed while it was read; run again")
+        return stream
+
+    def _fetched(self) -> Path:
+        key = self.files.uri(self.name), self.n_bytes
+        with _ONE_FETCHES:
+            if key not in _FETCHED:
+                folder = TemporaryDirectory(prefix="fetched-")
                 found = self.files.local_copy(self.name, Path(folder.name))
                 if isinstance(found, FileProblem):
                     raise StoreError(f"{self.files.uri(self.name)}: {found.detail}")
-                path = found
-        if path.stat().st_size != self.n_bytes:
-            raise StoreError(f"{self.files.uri(self.name)}: changed while it was read; run again")
-        return path.open("rb")
+                _FETCHED[key] = folder, found
+            return _FETCHED[key][1]
 
 
-_FETCHED: dict[Path, TemporaryDirectory[str]] = {}
+_ONE_FETCHES = Lock()
+_FETCHED: dict[tuple[str, int], tuple[TemporaryDirectory[str], Path]] = {}
 
 
 def _read(address: str, is_local: bool) -> bytes | FileProblem:

@@ -10,6 +10,8 @@ import pytest
 from ops import lanes
 from ops.normalise import NothingLeft, normalise
 from ops.readers import coco_scan, formats, json_arrays
+from ops.sources import files_of
+from storage.objects import StoreError
 from tests.ops.delivery import conserved, encoded, new_store, pixels, source, write
 
 NAMES = ("cup", "plate", "fork", "cup")  # two categories of one name
@@ -274,3 +276,12 @@ def test_rows_stand_in_the_order_of_their_pictures_though_two_of_them_share_a_fi
     conserved(columns)
     assert columns.examples["source_row"].to_pylist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert set(columns.quarantine["source_row"].to_pylist()) == {4}
+
+
+def test_a_file_that_grows_while_it_is_read_is_an_error_and_no_other_entry(tmp_path):
+    _delivered(tmp_path, json.dumps(GOOD))
+    files = files_of(source(tmp_path / "shelf"), new_store(tmp_path))
+    piece, _ = formats.FORMATS["coco"].pieces(files, source(tmp_path / "shelf"), tmp_path)
+    write(tmp_path, "shelf/annotations.json", " " + json.dumps(GOOD))
+    with pytest.raises(StoreError, match="changed while it was read"):
+        list(piece.rows([0]))

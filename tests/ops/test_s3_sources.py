@@ -1,8 +1,10 @@
 """A source in a bucket, and a generated source below a root in a bucket, against a real server on loopback."""
 
+import io
 import json
 import pickle
 import shutil
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -78,25 +80,46 @@ def test_the_rosetta_set_in_a_bucket_gives_the_same_tables(name, bucket, tmp_pat
     assert all(uri.startswith("s3://shelves/shelf/") for uri in tables.images["uri"].to_pylist())
 
 
-def test_a_piece_of_a_coco_file_is_read_on_a_machine_that_has_no_copy_of_it(bucket, tmp_path):
+def _deliver(where: str, text: str) -> None:
+    """A COCO file in a folder, or as the one member of an archive."""
+    folder, _, name = where.rpartition("/")
+    if not name.endswith(".zip"):
+        Store(where).write_bytes("annotations.json", text.encode())
+        return
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("annotations.json", text)
+    Store(folder).write_bytes(name, packed.getvalue())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.timeout(60)
+def test_a_piece_of_a_coco_file_is_read_on_a_machine_that_has_no_copy_of_it(
+    packed, bucket, tmp_path, monkeypatch
+):
     images = [{"id": n, "file_name": f"{n}.png", "width": 7, "height": 5} for n in (3, 4)]
     boxes = [{"id": 1, "image_id": 3, "category_id": 1, "bbox": [1, 1, 2, 2]}]
     boxes.append({"id": 2, "image_id": 4, "category_id": 1, "bbox": [1, 1]})
     text = json.dumps(coco([*images, {"id": 3}], boxes))
-    Store(f"{bucket}/shelf").write_bytes("annotations.json", text.encode())
-    shelf = Source("shelf", "coco", f"{bucket}/shelf", "annotations.json")
+    where = f"{bucket}/shelf.zip" if packed else f"{bucket}/shelf"
+    _deliver(where, text)
+    shelf = Source("shelf", "coco", where, "annotations.json")
+    monkeypatch.setenv("SALIENCY_R1_CACHE", str(tmp_path / "here"))
     aside = tmp_path / "aside"
     aside.mkdir()
     piece, _ = pieces_of(shelf, files_of(shelf, new_store(tmp_path)), aside)
     assert isinstance(piece, DetectionPiece)
     here = list(piece.rows([0, 1]))
     shutil.rmtree(aside)
+    shutil.rmtree(tmp_path / "here", ignore_errors=True)
+    monkeypatch.setenv("SALIENCY_R1_CACHE", str(tmp_path / "there"))
     sent = pickle.dumps(piece)
     there = pickle.loads(sent)
     assert [row.origin for row in there.rows([0, 1])] == [row.origin for row in here]
     assert len(here) == 6  # two questions of the first picture, the second has none; two boxes to be judged
     assert b"missing_field" not in sent  # what was refused of the file does not go with each of its pieces
-    Store(f"{bucket}/shelf").write_bytes("annotations.json", text.encode() + b" ")
+    _deliver(where, text + " ")
     source_files._FETCHED.clear()
+    shutil.rmtree(tmp_path / "there", ignore_errors=True)
     with pytest.raises(StoreError, match="changed while it was read"):
-        list(there.rows([0]))
+        list(pickle.loads(sent).rows([0]))
