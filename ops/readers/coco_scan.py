@@ -204,8 +204,11 @@ def scan(
                 layout.take(block)
         if layout.check_complete():
             with file.opened() as stream:
-                for block in blocks(stream, {"annotations": ANNOTATION}):
-                    layout.take(block)
+                for block in blocks(
+                    stream, {"images": IMAGE, "annotations": ANNOTATION}
+                ):  # neither fits whole
+                    if block.key == "annotations":
+                        layout.take(block)
     return found
 
 

@@ -285,3 +285,20 @@ def test_a_file_that_grows_while_it_is_read_is_an_error_and_no_other_entry(tmp_p
     write(tmp_path, "shelf/annotations.json", " " + json.dumps(GOOD))
     with pytest.raises(StoreError, match="changed while it was read"):
         list(piece.rows([0]))
+
+
+@pytest.mark.parametrize("order", [("images", "annotations"), ("annotations", "images")])
+def test_no_list_has_to_fit_into_memory_whichever_comes_first(order, tmp_path, monkeypatch):
+    monkeypatch.setattr(json_arrays, "MAX_VALUE_BYTES", 4000)
+    monkeypatch.setattr(json_arrays, "BLOCK_BYTES", 1000)
+    names = list(SIZES)
+    lists = {
+        "images": [_image(n, names[n % 4]) for n in range(100)],
+        "annotations": [_box(n, n, [1, 1, 2, 2]) for n in range(100)],
+    }
+    assert all(len(json.dumps(each)) > 5000 for each in lists.values())
+    _delivered(tmp_path, json.dumps({key: lists[key] for key in order} | {"categories": GOOD["categories"]}))
+    with monkeypatch.context() as change:
+        change.setattr("ops.readers.coco.whole_file", None)
+        tables = normalise(source(tmp_path / "shelf", options={"pictures": "unread"}), new_store(tmp_path))
+    assert (tables.counts["rows_in"], tables.counts["rows_out"]) == (200, 8)  # of four files
