@@ -3,7 +3,6 @@
 Which pictures, and how they are drawn, is `ops/contact_sheet.py`.
 """
 
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ops.sources import Source, files_of
 from storage.asking import Rows
 from storage.objects import Store
 from storage.rows import RowsError, pictures_by_sha256
+from storage.scratch import temporary_folder
 
 
 def sheet_of(source: Source, tables: Mapping[str, Rows], images: Sequence[str], store: Store) -> bytes:
@@ -66,12 +66,12 @@ def _names_by_number(
 ) -> dict[tuple[str, int | None], tuple[str, ...]]:
     """Names of the pictures that COCO's entries refer to, by annotation file and number; a file is walked over once."""
     found: dict[tuple[str, int | None], tuple[str, ...]] = {}
-    with tempfile.TemporaryDirectory(prefix="annotations-") as folder:
+    with temporary_folder("annotations") as folder:
         for name in sorted({each.source_file for each in candidates if each.source_file and not each.names}):
             wanted = {
                 each.image_id for each in candidates if each.source_file == name and each.image_id is not None
             }
-            path = files.local_copy(name, Path(folder))
+            path = files.local_copy(name, folder)
             if isinstance(path, Path):
                 for number, file_name in names_of(path, wanted).items():
                     found[name, number] = (picture_name(images_folder, file_name),)

@@ -141,9 +141,9 @@ def deliver(source: Source, store: Store) -> bool:
     if store.exists(place) and store.read_bytes(place) == marker.encode():
         return False
     generate = importlib.import_module(f"ops.{source.generator}").generate
-    with tempfile.TemporaryDirectory(prefix=f"{source.name}-") as folder:
-        generate(settings, Path(folder))
-        (Path(folder) / MARKER).unlink(missing_ok=True)
+    with temporary_folder(source.name) as folder:
+        generate(settings, folder)
+        (folder / MARKER).unlink(missing_ok=True)
         store.delete(place)  # in a bucket the folder is replaced file by file: no marker while it is mixed
         store.put_folder(folder, source.location)
     store.write_bytes(place, marker.encode())

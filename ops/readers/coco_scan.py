@@ -203,10 +203,9 @@ def scan(
             for block in blocks(stream, {"categories": None, "images": IMAGE, "annotations": ANNOTATION}):
                 layout.take(block)
         if layout.check_complete():
+            lists = {"images": IMAGE, "annotations": ANNOTATION}  # neither may fit into memory
             with file.opened() as stream:
-                for block in blocks(
-                    stream, {"images": IMAGE, "annotations": ANNOTATION}
-                ):  # neither fits whole
+                for block in blocks(stream, lists):
                     if block.key == "annotations":
                         layout.take(block)
     return found
