@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from assets import checks_data as checks
 from assets import checks_strata
+from assets.checks import outcome, warning
 from assets.handles import offer, once
 from assets.metadata import pictures, table_spec
 from assets.partitions import SOURCES
@@ -21,9 +22,10 @@ from ops.source_warnings import hint
 from ops.sources import Source
 from ops.split import assign
 from storage.asking import Rows, parts
-from storage.catalog import CATALOG, build, build_and_compare, questions
+from storage.catalog import CATALOG, CatalogError, build, build_and_compare, left_out, questions
 from storage.code import code_of
 from storage.lineage import Artifact, Ledger, LineageError, Work
+from storage.objects import StoreError
 from storage.scratch import temporary_folder
 from storage.tables import TableWriter, batches
 
@@ -34,6 +36,12 @@ DESCRIPTIONS = {
     "boxes": "Evidence boxes in pixels of the upright picture.",
     "quarantine": "Refused rows, each with its reason, its detail and itself.",
 }
+
+ALL_SHOWN = warning(
+    "all_tables_shown",
+    ["data", "catalog"],
+    "Every current table is of this schema version, so that a view has it.",
+)
 
 
 def table_out(name: str) -> dg.AssetOut:
@@ -147,13 +155,13 @@ def splits(
     owners=["team:data"],
     kinds={"duckdb"},
     description="One DuckDB file of views over all that is current; rebuilt whole at the end of each job.",
-    check_specs=[checks.AGREES],
+    check_specs=[checks.AGREES, ALL_SHOWN],
     pool="catalog",
 )
 def catalog(ledger: dg.ResourceParam[Ledger]) -> dg.MaterializeResult:
     """Build aside, swap in, hold against a second build."""
     state, problems = build_and_compare(ledger)
-    shown = state.current
+    shown = state.shown
     rows: dict[str, int] = {}
     for artifact in shown:
         if artifact.n_rows is not None:
@@ -163,9 +171,13 @@ def catalog(ledger: dg.ResourceParam[Ledger]) -> dg.MaterializeResult:
             "dagster/uri": dg.MetadataValue.url(ledger.store.url(CATALOG)),
             "questions": dg.MetadataValue.json(questions()),
             "n_artifacts": dg.MetadataValue.int(len(shown)),
+            "left_out": dg.MetadataValue.text("; ".join(left_out(state)) or "none"),
             **{name: dg.MetadataValue.int(count) for name, count in sorted(rows.items())},
         },
-        check_results=[checks.agrees(problems)],
+        check_results=[
+            checks.agrees(problems),
+            outcome(ALL_SHOWN, left_out(state), "all are shown", n_left_out=len(state.left_out)),
+        ],
     )
 
 
@@ -193,14 +205,24 @@ def store_normalised(
             path = error.written.path("quarantine")
             table = ledger.put_table_file(refused, "quarantine", "quarantine", path)
             ledger.point("data/quarantine", source.name, table)
-            build(ledger)
+            unbuilt = catalog_problem(ledger)
             advice = hint(source, [ledger.path(table)])
-            raise dg.Failure(f"{error}; {advice}" if advice else str(error)) from error
+            said = [str(error), *([advice] if advice else []), *unbuilt]
+            raise dg.Failure("; ".join(said)) from error
         summaries = {"examples": dict(made.counts), "quarantine": dict(made.refused_by_reason)}
         return {
             name: ledger.put_table_file(work, name, name, made.path(name), summaries.get(name))
             for name in checks.TABLES
         }
+
+
+def catalog_problem(ledger: Ledger) -> list[str]:
+    """Build the catalogue; why it cannot be built, or []."""
+    try:
+        build(ledger)
+    except (CatalogError, LineageError, StoreError, OSError) as error:
+        return [f"nor could the catalogue be built: {error}"]
+    return []
 
 
 def rows_of_sources(

@@ -4,7 +4,7 @@ What only fits into memory by luck (groups of texts, joins, different values) is
 beyond MOST_MEMORY. Not here: the catalogue and its questions (`catalog`), what an answer means.
 """
 
-import tempfile
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,14 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.scratch import temporary_folder
 from storage.tables import batches, n_rows_of
 
 MOST_MEMORY_MIB = 192
 """Of DuckDB, for one question; the rest goes to a folder of its own that is gone afterwards. One that cannot be
-answered so, for not all can go to disk, is asked again with twice as much; 2 million examples needed no more.
+answered so, for not all can go to disk, is asked again with twice as much, up to `most_possible_mib`; 2 million
+examples needed no more.
 """
 
-_LEAST_STRETCH, _ENDLESS_MIB = 65_536, 100_000
+_LEAST_STRETCH = 65_536
+_SHARE_OF_MEMORY = 0.75
 
 Rows: TypeAlias = pa.Table | Sequence[str | Path]
 """Rows of one table in order: Parquet files on this machine, one after the other, or a table in memory."""
@@ -138,7 +141,7 @@ def placed_pictures(splits: Rows, sides: Collection[str]) -> pa.Table:
 def pixels_on_sides(splits: Rows, images: Rows, sides: Collection[str]) -> tuple[int, int, str | None]:
     """How many different pixels lie on some sides, how many of them on two, and which of those is first.
 
-    A picture that was never read counts by its image_sha256; those that no table of images holds count as one.
+    A picture that was never read counts by its image_sha256; those that no table of images holds do not count.
     """
     told = """
         WITH pixels AS (
@@ -149,7 +152,7 @@ def pixels_on_sides(splits: Rows, images: Rows, sides: Collection[str]) -> tuple
         ),
         counted AS (
             SELECT own, min(split) < max(split) AS torn
-            FROM placed LEFT JOIN pixels USING (image_sha256)
+            FROM placed JOIN pixels USING (image_sha256)
             GROUP BY own
         )
         SELECT count(*), count(*) FILTER (torn), min(own) FILTER (torn) FROM counted"""
@@ -200,6 +203,12 @@ def n_draws(
     return found
 
 
+def most_possible_mib() -> int:
+    """MiB that one question may have at the most: three quarters of this machine's memory."""
+    physical_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(physical_bytes * _SHARE_OF_MEMORY) >> 20
+
+
 def _pictures(image_sha256: Collection[str]) -> pa.Table:
     return pa.table({"image_sha256": pa.array(sorted(image_sha256), pa.string())})
 
@@ -210,25 +219,30 @@ def _answer(told: str, values: Sequence[object] | None = None, **rows: Rows) -> 
 
 
 def _table(told: str, values: Sequence[object] | None = None, **rows: Rows) -> pa.Table:
-    most_mib = MOST_MEMORY_MIB
+    most_mib, end_mib = MOST_MEMORY_MIB, most_possible_mib()
     while True:
         try:
             return _asked(told, values, rows, most_mib)
         except duckdb.OutOfMemoryException:
-            if most_mib > _ENDLESS_MIB:
+            if most_mib >= end_mib:
                 raise
-            most_mib *= 2
+            most_mib = min(2 * most_mib, end_mib)
 
 
 def _asked(told: str, values: Sequence[object] | None, rows: Mapping[str, Rows], most_mib: int) -> pa.Table:
     """In one thread: several hold as many groups at once, and are hardly faster."""
-    with tempfile.TemporaryDirectory(prefix="asked-") as folder:
-        settings: dict[str, Any] = {"memory_limit": f"{most_mib}MiB", "temp_directory": folder, "threads": 1}
+    with temporary_folder("asked") as folder:
+        settings: dict[str, Any] = {
+            "memory_limit": f"{most_mib}MiB",
+            "temp_directory": str(folder),
+            "threads": 1,
+        }
         with duckdb.connect(config=settings | {"autoinstall_known_extensions": False}) as connection:
             for name, each in rows.items():
                 if isinstance(each, pa.Table):
                     connection.register(name, each)
                 else:
                     n_rows(each)  # refuses files of another schema version
-                    connection.read_parquet([str(path) for path in each]).create_view(name)
+                    paths = [str(path) for path in each]
+                    connection.read_parquet(paths, hive_partitioning=False).create_view(name)
             return connection.execute(told, values or None).to_arrow_table()

@@ -7,7 +7,6 @@ and readers open it read-only, so nobody waits for anybody.
 
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -23,11 +22,13 @@ from storage.ledger_tables import LEDGER_DESCRIPTIONS, LEDGER_TABLES, ledger_tab
 from storage.lineage import Ledger
 from storage.objects import Store, StoreError
 from storage.schema import SCHEMA_VERSION, TABLE_DESCRIPTIONS, TABLES
+from storage.scratch import temporary_folder
 from storage.settings import S3Limits
 from storage.tables import n_rows_of
 
 CATALOG = "catalog.duckdb"
 ATTEMPTS = 5
+MOST_NAMED = 10
 
 _DUCKDB_TYPES = {
     pa.string(): "VARCHAR",
@@ -48,26 +49,24 @@ class CatalogError(Exception):
 def build(ledger: Ledger, at: str = CATALOG, state: State | None = None) -> str:
     """Build the catalogue of what is current as the file `at` under the root; returns its full address.
 
-    Readers see the old file or the new one, never half of one. `state` is the ledger's, if it was read before. Raises
-    CatalogError, StoreError.
+    Readers see the old file or the new one, never half of one. Tables of another schema version are not in the views
+    (`left_out` names them). `state` is the ledger's, if it was read before. Raises CatalogError, StoreError.
     """
-    with tempfile.TemporaryDirectory(prefix="catalog-") as folder:
-        place = Path(folder) / CATALOG
+    with temporary_folder("catalog") as folder:
+        place = folder / CATALOG
         _build_aside(ledger, place, state or State.of(ledger))
         ledger.store.put_file(place, at)
     return ledger.store.url(at)
 
 
 def _build_aside(ledger: Ledger, place: Path, state: State) -> None:
-    current = state.current
-    _refuse_other_versions(current)
     connection = duckdb.connect(str(place))
     try:
         _reach_s3(connection, ledger.store.root)
         connection.begin()
         for name in TABLES:
             _create_view(
-                connection, name, sorted({ledger.store.url(a.uri) for a in current if a.kind == name})
+                connection, name, sorted({ledger.store.url(a.uri) for a in state.shown if a.kind == name})
             )
         for name in LEDGER_TABLES:
             _create_table(connection, name, ledger_table(name, state))
@@ -84,14 +83,17 @@ def _build_aside(ledger: Ledger, place: Path, state: State) -> None:
         connection.close()
 
 
-def _refuse_other_versions(current: Sequence[Artifact]) -> None:
-    other = [a for a in current if a.kind in TABLES and a.versions.get("schema") != str(SCHEMA_VERSION)]
-    if other:
-        seen = ", ".join(f"{a.kind} {a.name} (version {a.versions.get('schema')})" for a in other[:10])
-        raise CatalogError(
-            f"{len(other)} tables have another schema version than {SCHEMA_VERSION}: {seen}; "
-            "run the jobs again"
-        )
+def left_out(state: State) -> list[str]:
+    """One sentence that names the current tables that no view shows, for their schema version; [] = all are shown."""
+    old = state.left_out
+    if not old:
+        return []
+    named = [f"{a.kind} {a.name} (version {a.versions.get('schema')}, by {a.producer})" for a in old]
+    more = f" and {len(old) - MOST_NAMED} more" if len(old) > MOST_NAMED else ""
+    return [
+        f"{len(old)} current tables have another schema version than {SCHEMA_VERSION} and are not shown until they are "
+        f"made anew: {', '.join(named[:MOST_NAMED])}{more}"
+    ]
 
 
 def _create_view(connection: duckdb.DuckDBPyConnection, name: str, urls: Sequence[str]) -> None:
@@ -99,7 +101,9 @@ def _create_view(connection: duckdb.DuckDBPyConnection, name: str, urls: Sequenc
     if urls:
         columns = ", ".join(f'"{f.name}"::{_DUCKDB_TYPES[f.type]} AS "{f.name}"' for f in schema)
         files = ", ".join(_quoted(url) for url in urls)
-        body = f"SELECT {columns} FROM read_parquet([{files}])"  # noqa: S608  # our schema, quoted paths
+        # Left to itself, DuckDB reads a folder named source=prod as a column, in place of the file's own.
+        read = f"read_parquet([{files}], hive_partitioning = false)"
+        body = f"SELECT {columns} FROM {read}"  # noqa: S608  # our schema, quoted paths
         if name == "images":
             # The same picture may come with several sources; the view has it once.
             body += " QUALIFY row_number() OVER (PARTITION BY image_sha256 ORDER BY source, file_name) = 1"
@@ -212,17 +216,16 @@ def problems(ledger: Ledger, state: State | None = None) -> list[str]:
     """
     found = []
     state = state or State.of(ledger)
-    current = state.current
     with connect(ledger.store.root) as old_file:
         for name in TABLES:
-            wanted = _n_rows(ledger, [artifact for artifact in current if artifact.kind == name])
+            wanted = _n_rows(ledger, [artifact for artifact in state.shown if artifact.kind == name])
             seen = old_file.table(name).count("*").fetchall()[0][0]
             if seen != wanted:
                 found.append(f"view {name}: {seen} rows, the current Parquet files have {wanted}")
         old = _content(old_file)
-    with tempfile.TemporaryDirectory(prefix="catalog-") as folder:
-        _build_aside(ledger, Path(folder) / CATALOG, state)
-        with _attach(Path(folder) / CATALOG, ledger.store.root) as rebuilt:
+    with temporary_folder("catalog") as folder:
+        _build_aside(ledger, folder / CATALOG, state)
+        with _attach(folder / CATALOG, ledger.store.root) as rebuilt:
             new = _content(rebuilt)
     changed = [part for part in new if not _alike(old.get(part), new[part])]
     return found + [f"{part}: not as a rebuild makes it; build the catalogue again" for part in changed]
@@ -231,15 +234,19 @@ def problems(ledger: Ledger, state: State | None = None) -> list[str]:
 def build_and_compare(ledger: Ledger) -> tuple[State, list[str]]:
     """Build, and hold the stored file against the state that it was built from: that state, and `problems`.
 
-    Other processes may write meanwhile, and build: where the file differs and the ledger moved, it is done again.
+    Other processes may write meanwhile, and put a catalogue of theirs over it, be it of an earlier state: where the
+    file differs, it is done again.
     """
+    n_moved = 0
     for _ in range(ATTEMPTS):
         state = State.of(ledger)
         build(ledger, state=state)
         found = problems(ledger, state)
-        if not found or State.of(ledger) == state:
-            return state, found
-    return state, [*found, f"{ATTEMPTS} times another process wrote while the catalogue was compared"]
+        if not found:
+            return state, []
+        n_moved += State.of(ledger) != state
+    wrote = f"{n_moved} times another process wrote while the catalogue was compared"
+    return state, [*found, wrote] if n_moved else found
 
 
 def _n_rows(ledger: Ledger, artifacts: Sequence[Artifact]) -> int:

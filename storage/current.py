@@ -9,6 +9,7 @@ from functools import cached_property
 
 from storage.artifacts import Artifact
 from storage.lineage import Ledger
+from storage.schema import SCHEMA_VERSION, TABLES
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,17 @@ class State:
                 (artifact.producer, artifact.name, artifact.output): artifact for artifact in newest_last
             }
         return sorted(chosen.values(), key=lambda a: (a.kind, a.name, a.output, a.work_key))
+
+    @cached_property
+    def shown(self) -> list[Artifact]:
+        """What of it the catalogue can show: all but tables of another schema version."""
+        return [artifact for artifact in self.current if _is_readable(artifact)]
+
+    @cached_property
+    def left_out(self) -> list[Artifact]:
+        """Current tables of another schema version: they stay current until they are made anew."""
+        return [artifact for artifact in self.current if not _is_readable(artifact)]
+
+
+def _is_readable(artifact: Artifact) -> bool:
+    return artifact.kind not in TABLES or artifact.versions.get("schema") == str(SCHEMA_VERSION)

@@ -5,14 +5,15 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+import pytest
 
 from assets import checks_data, data
 from ops.normalise import normalise
 from pipelines.definitions import build_defs
-from pipelines.run import reason
+from pipelines.run import reason, tell_checks
 from storage.catalog import query
-from storage.lineage import Artifact
-from storage.tables import from_rows
+from storage.lineage import Artifact, Work
+from storage.tables import empty, from_rows
 from tests.assets.small_source import write_source
 from tests.assets.small_world import NORMALISED, SmallWorld
 
@@ -47,7 +48,10 @@ def test_from_raw_files_to_the_catalogue(world: SmallWorld, instance: dg.Dagster
     world.prepare(instance)
     result = world.run(instance, "prepare_data", "data/catalog")
     assert result.success
-    assert checks_of(result) == {"data/catalog:rebuildable_and_counts_agree": True}
+    assert checks_of(result) == {
+        "data/catalog:rebuildable_and_counts_agree": True,
+        "data/catalog:all_tables_shown": True,
+    }
     rows = query(
         world.settings.root, "SELECT source, count(*) AS n FROM examples GROUP BY 1 ORDER BY 1"
     ).to_pylist()
@@ -166,6 +170,43 @@ def test_a_source_with_nothing_left_says_so(world: SmallWorld, instance: dg.Dags
     refused = world.ledger.current("data/quarantine", "blocks")
     assert refused is not None
     assert world.ledger.read_table(refused)["reason"].to_pylist() == ["no_answer"] * 30
+
+
+def test_a_source_with_nothing_left_says_so_also_where_no_catalogue_can_be_built(
+    world: SmallWorld, instance: dg.DagsterInstance
+) -> None:
+    assert world.run(instance, "prepare_data", "raw/files", *NORMALISED, partition="more").success
+    boxes = world.ledger.current("data/boxes", "more")
+    assert boxes is not None
+    world.ledger.store.delete(boxes.uri)
+    for number in range(30):
+        break_row(world, number, answer="")
+    result = world.run(instance, "prepare_data", "raw/files", *NORMALISED, partition="blocks")
+    assert not result.success
+    assert reason(result).startswith("source 'blocks': none of 30 rows is usable (no_answer 30)")
+    assert "nor could the catalogue be built" in reason(result)
+
+
+def test_a_table_of_an_earlier_version_is_told_and_stops_no_job(
+    world: SmallWorld, instance: dg.DagsterInstance, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a recipe that no profile names any more: no job makes it anew."""
+    world.prepare(instance)
+    work = Work("training.evaluate", "gone")
+    old = world.ledger.put_table(
+        work, "predictions", "predictions", empty("predictions"), versions={"schema": "4"}
+    )
+    world.ledger.point("evidence/predictions", "gone", old)
+    result = world.run(instance, "prepare_data", "data/catalog")
+    assert result.success
+    assert checks_of(result) == {
+        "data/catalog:rebuildable_and_counts_agree": True,
+        "data/catalog:all_tables_shown": False,
+    }
+    named = "predictions gone (version 4, by training.evaluate)"
+    assert named in metadata_of(result, "data/catalog")["left_out"]
+    tell_checks(result)
+    assert named in capsys.readouterr().err
 
 
 def test_splits_name_the_sources_that_are_missing(world: SmallWorld, instance: dg.DagsterInstance) -> None:

@@ -97,9 +97,28 @@ def test_a_question_that_needs_more_memory_is_asked_again_with_more(monkeypatch:
     many = pa.table({"text": [f"text number {n % 150_000}" for n in range(200_000)]})
     assert asking.n_different(many, "text") == 150_000
     assert asked == [1 << n for n in range(len(asked))] and len(asked) > 1
-    monkeypatch.setattr(asking, "_ENDLESS_MIB", 0)
+
+
+def test_no_question_has_more_memory_than_most_of_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, once = [], asking._asked
+    monkeypatch.setattr(asking, "_asked", lambda *given: asked.append(given[-1]) or once(*given))
+    monkeypatch.setattr(asking, "MOST_MEMORY_MIB", 1)
+    told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    physical_mib = int(told["MemTotal"].split()[0]) >> 10
+    assert physical_mib // 2 < asking.most_possible_mib() < physical_mib * 4 // 5
+    monkeypatch.setattr(asking, "_SHARE_OF_MEMORY", 3.5 / physical_mib)
+    text = pa.table({"text": [f"text number {n % 150_000}" for n in range(200_000)]})
     with pytest.raises(duckdb.OutOfMemoryException):
-        asking.n_different(many, "text")
+        asking.n_different(text, "text")
+    assert asked == [1, 2, 3]
+
+
+def test_pictures_that_no_table_holds_are_on_no_two_sides() -> None:
+    """a and c are held; x and y are not, each on a side of its own."""
+    sides = {"a": "train", "x": "train", "y": "test", "c": "test"}
+    splits = pa.table({"image_sha256": list(sides), "split": list(sides.values())})
+    images = pa.table({"image_sha256": ["a", "c"], "pixels_sha256": ["p", None]})
+    assert asking.pixels_on_sides(splits, images, ["train", "test"]) == (2, 0, None)
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
