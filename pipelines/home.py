@@ -47,7 +47,8 @@ def lacking(home: Path) -> str | None:
         return f"{place}: cannot be read ({' '.join(str(error).split())}); {_ADVICE}"
     theirs = told if isinstance(told, dict) else {}
     missing = []
-    if "pools" not in (theirs.get("concurrency") or {}):
+    concurrency = theirs.get("concurrency")
+    if not (isinstance(concurrency, dict) and "pools" in concurrency):
         missing.append("concurrency.pools")
     if not {"event_log_storage", "storage"} & set(theirs):
         missing.append("event_log_storage")

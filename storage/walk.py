@@ -180,13 +180,17 @@ def to_raw_row(walk: Walk, files: dict[str, dict[str, Any]], row: dict[str, Any]
 def to_raw_picture(
     walk: Walk, files: dict[str, dict[str, Any]], picture: dict[str, Any], source_file: str
 ) -> None:
-    """The delivered file of a row of images, which the `source_file` named, or holds."""
+    """The delivered file of a row of images, which the `source_file`, or a file in the folder of that name, named.
+
+    Or holds: then the picture is called FILE#ROW, or as the row of Parquet calls it.
+    """
     name, wanted = picture["file_name"], picture["image_sha256"]
     delivered = files.get(name)
+    holder = None if delivered else _holder(files, name, source_file)
     if picture["pixels_sha256"] is None:
         walk.step(f"raw picture {name}, never read")
-    elif delivered is None and source_file.endswith(".parquet"):
-        walk.step(f"raw picture inside {source_file}", f"sha256 {wanted}")
+    elif holder is not None:
+        walk.step(f"raw picture inside {holder}", f"sha256 {wanted}")
     elif delivered is None:
         walk.lost(f"the raw manifest does not list the picture {name}")
     elif delivered["sha256"] != wanted:
@@ -196,6 +200,20 @@ def to_raw_picture(
         )
     else:
         walk.step(f"raw picture {name}", _content_of(delivered))
+
+
+def _holder(files: dict[str, dict[str, Any]], name: str, source_file: str) -> str | None:
+    """What of the delivered holds a picture that is no file of its own, as near as its name says; None = nothing."""
+    file, _, row = name.rpartition("#")
+    if file in files and row.isdecimal():
+        return f"{file}, row {row} (0-based)"
+    folder = f"{source_file.rstrip('/')}/"
+    holders = [
+        each
+        for each in files
+        if each.lower().endswith(".parquet") and (each == source_file or each.startswith(folder))
+    ]
+    return f"one of {len(holders)} files in {folder}" if len(holders) > 1 else next(iter(holders), None)
 
 
 def to_parents(

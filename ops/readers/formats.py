@@ -30,7 +30,8 @@ from ops.readers import (
     yolo,
 )
 from ops.readers.coco_scan import DetectionPiece
-from ops.readers.json_arrays import NotStreamable
+from ops.readers.json_arrays import BrokenJsonError, NotStreamable
+from ops.readers.json_lists import broken, is_large
 from ops.readers.row_files import DELIMITERS
 from ops.readers.rows import RawRow
 from ops.source_files import FileProblem, HeldFile, SourceFiles
@@ -72,11 +73,18 @@ class Format:
     def pieces(
         self, files: SourceFiles, told: Told, folder: Path
     ) -> Iterator[DetectionPiece | Iterator[RawRow]]:
-        """The rows of `read` in pieces: as columns if the reader can and the file allows it, else all rows as one."""
+        """The rows of `read` in pieces: as columns if the reader can and the file allows it, else all rows as one.
+
+        A large file that is found to be broken is refused for what was found, and not read again.
+        """
         if self.in_columns is not None:
             try:
                 yield from self.in_columns(files, told, folder)
                 return
+            except BrokenJsonError as error:
+                if is_large(files, told.annotations):
+                    yield iter([broken(told.annotations, "the annotations", error)])
+                    return
             except NotStreamable:
                 pass
         yield self.read(files, told)

@@ -44,6 +44,10 @@ class NotStreamable(Exception):  # noqa: N818  a property of the file, not alway
     """A file that has to be read whole: broken, not one object, a key twice, an entry of enormous length."""
 
 
+class BrokenJsonError(NotStreamable):
+    """A file that nobody can read, found to be so without reading it whole; the message names the place."""
+
+
 @dataclass(frozen=True)
 class Block:
     """Some neighbouring entries of the array under `key`, the first at 0-based place `first`.
@@ -88,7 +92,7 @@ def blocks(stream: BinaryIO, schemas: Mapping[str, pa.Schema | None]) -> Iterato
             walk.skip(b",")
     walk.skip(b"}")
     if walk.peek():
-        raise NotStreamable("something follows the object")
+        raise BrokenJsonError(f"something follows the object at byte {walk.place}")
 
 
 def values(stream: BinaryIO) -> Iterator[object]:
@@ -101,7 +105,7 @@ def values(stream: BinaryIO) -> Iterator[object]:
         for block in _array(walk, "", None, unused):
             yield from block.values or ()
     if walk.peek():
-        raise NotStreamable("something follows the list")
+        raise BrokenJsonError(f"something follows the list at byte {walk.place}")
 
 
 class _Walk:
@@ -149,15 +153,15 @@ class _Walk:
                 return b""
 
     def skip(self, wanted: bytes) -> None:
-        """Go past one byte. Raises NotStreamable if another one follows."""
+        """Go past one byte. Raises BrokenJsonError if another one follows."""
         if self.peek() != wanted:
-            raise NotStreamable(f"wanted {wanted.decode()!r} at byte {self.place}")
+            raise BrokenJsonError(f"wanted {wanted.decode()!r} at byte {self.place}")
         self.at += 1
 
     def text(self) -> str:
         """Read a JSON text."""
         if self.peek() != b'"':
-            raise NotStreamable(f"wanted a key at byte {self.place}")
+            raise BrokenJsonError(f"wanted a key at byte {self.place}")
         return str(self.value())
 
     def value(self) -> object:
@@ -165,14 +169,15 @@ class _Walk:
         self.peek()
         stop = self._stop()
         while stop is None:
-            if len(self.data) - self.at > MAX_VALUE_BYTES or not self.more():
-                raise NotStreamable(f"no end of the value at byte {self.place}")
+            if (is_long := len(self.data) - self.at > MAX_VALUE_BYTES) or not self.more():
+                kind = NotStreamable if is_long else BrokenJsonError
+                raise kind(f"no end of the value at byte {self.place}")
             stop = self._stop()
         text, self.at = self.data[self.at : stop], stop
         try:
             return DECODER.decode(text.decode())
         except (ValueError, RecursionError) as error:
-            raise NotStreamable(str(error)) from error
+            raise BrokenJsonError(f"{error}, of the value that ends at byte {self.place}") from error
 
     def _stop(self) -> int | None:
         """Where the value ahead ends, None if that is not in sight."""
@@ -348,8 +353,9 @@ def _one_by_one(walk: _Walk, key: str, first: int) -> Block:
         found = _decoded(walk, key, first)
         if found is not None:
             return found
-        if len(walk.data) - walk.at > MAX_VALUE_BYTES or not walk.more():
-            raise NotStreamable(f"no end of {key}[{first}] at byte {walk.place}")
+        if (is_long := len(walk.data) - walk.at > MAX_VALUE_BYTES) or not walk.more():
+            kind = NotStreamable if is_long else BrokenJsonError
+            raise kind(f"no end of {key}[{first}] at byte {walk.place}")
 
 
 def _decoded(walk: _Walk, key: str, first: int) -> Block | None:
@@ -365,7 +371,7 @@ def _decoded(walk: _Walk, key: str, first: int) -> Block | None:
         if text[after : after + 1] not in (",", "]"):  # what looks like a number's end may be its middle
             break
         entry = text[at:stop].encode("utf-8", "surrogateescape")
-        _check_utf8(entry)
+        _check_utf8(entry, walk.place + n_bytes)
         values.append(value)
         starts.append(walk.place + n_bytes)
         lengths.append(len(entry))
@@ -385,8 +391,8 @@ def _past_space(text: str, at: int) -> int:
     return space.end() if space else at
 
 
-def _check_utf8(entry: bytes) -> None:
+def _check_utf8(entry: bytes, place: int) -> None:
     try:
         entry.decode()
     except UnicodeDecodeError as error:
-        raise NotStreamable(f"not UTF-8: {error.reason}") from error
+        raise BrokenJsonError(f"not UTF-8: {error.reason} at byte {place + error.start}") from error

@@ -5,9 +5,9 @@ Not here: what entries mean, and where they begin and end in the bytes (`ops/rea
 
 from collections.abc import Iterator
 
-from ops.readers.json_arrays import NotStreamable, values
+from ops.readers.json_arrays import BrokenJsonError, NotStreamable, values
 from ops.readers.json_files import whole_list
-from ops.readers.rows import Origin, Refusal
+from ops.readers.rows import Origin, Refusal, shown
 from ops.source_files import FileProblem, SourceFiles
 
 LARGE_BYTES = 64 * 2**20
@@ -22,6 +22,9 @@ def list_entries(files: SourceFiles, name: str, what: str) -> Iterator[tuple[Ori
                 stream.seek(0)
                 for _ in values(stream):
                     pass
+            except BrokenJsonError as error:
+                yield broken(name, f"a list of {what}", error)
+                return
             except NotStreamable:
                 pass
             else:
@@ -33,6 +36,18 @@ def list_entries(files: SourceFiles, name: str, what: str) -> Iterator[tuple[Ori
         yield content
     else:
         yield from _placed(name, iter(content))
+
+
+def is_large(files: SourceFiles, name: str) -> bool:
+    """Whether a file is too long to be read whole only to learn what a walk over it found already."""
+    with files.opened(name) as stream:
+        return not isinstance(stream, FileProblem) and stream.seek(0, 2) > LARGE_BYTES
+
+
+def broken(name: str, wanted: str, error: BrokenJsonError) -> Refusal:
+    """The refusal of a file that a walk found to be no JSON, or to hold something else than what is `wanted`."""
+    detail = f"{wanted} cannot be read: {shown(str(error), 300)}"
+    return Refusal(Origin(name, None, None), "read", "broken_json", detail)
 
 
 def _placed(name: str, entries: Iterator[object]) -> Iterator[tuple[Origin, object]]:

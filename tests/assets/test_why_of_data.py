@@ -3,11 +3,14 @@
 import json
 
 import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from storage import lineage
 from storage.catalog import query
-from storage.objects import sha256_file
+from storage.objects import sha256_bytes, sha256_file
+from storage.settings import Settings
 from tests.assets.small_world import NORMALISED, SmallWorld
 
 
@@ -78,3 +81,39 @@ def test_a_file_that_was_never_there_is_named(
     assert world.run(instance, "prepare_data", "raw/files", *NORMALISED, partition="more").success
     out = why(str(world.settings.root), capsys, "quarantine", "source=more")
     assert "refused at picture: missing_file" in out and "row 1 (0-based)" in out
+
+
+@pytest.mark.parametrize(
+    ("ending", "path", "second_held_by"),
+    [
+        ("parquet", None, "data/1.parquet, row 0 (0-based)"),
+        ("PARQUET", None, "data/1.PARQUET, row 0 (0-based)"),
+        ("parquet", "second.png", "one of 2 files in data/"),
+    ],
+)
+def test_a_picture_inside_a_folder_of_parquet_is_no_problem(
+    ending: str,
+    path: str | None,
+    second_held_by: str,
+    world: SmallWorld,
+    instance: dg.DagsterInstance,
+    capsys,
+) -> None:
+    shards, pictures = world.folder / "shards", sorted((world.blocks / "images").iterdir())
+    (shards / "data").mkdir(parents=True)
+    for number, picture in enumerate(pictures[:2]):
+        held = {"bytes": picture.read_bytes(), "path": path if number else None}
+        row = {"image": held, "question": "Which colour?", "answer": "red", "bbox": [1.0, 2.0, 9.0, 8.0]}
+        pq.write_table(pa.Table.from_pylist([row]), shards / "data" / f"{number}.{ending}")
+    told = {"name": "shards", "format": "table", "location": str(shards), "annotations": "data"}
+    listed = world.folder / "shards.yaml"
+    listed.write_text(json.dumps({"sources": [told | {"options": {"box_convention": "xyxy_px"}}]}))
+    world.settings = Settings(root=world.settings.root, sources_file=str(listed), profile="tiny")
+    instance.add_dynamic_partitions("source", ["shards"])
+    assert world.run(instance, "prepare_data", "raw/files", *NORMALISED, partition="shards").success
+    wanted = sha256_bytes(pictures[1].read_bytes())
+    out = why(world.settings.root, capsys, "images", f"image_sha256={wanted}")
+    assert out.splitlines()[-2].strip() == f"<- raw picture inside {second_held_by}"
+    assert out.splitlines()[-1].strip() == f"sha256 {wanted}"
+    out = why(world.settings.root, capsys, "examples", f"image_sha256={wanted}")
+    assert f"raw file data/1.{ending}, row 0 (0-based)" in out

@@ -90,6 +90,7 @@ def test_a_later_version_knows_what_this_one_wrote(
         ),
         ("concurrency: [\n", "cannot be read"),
         ("just a word\n", "without concurrency.pools and event_log_storage"),
+        ("concurrency: 5\n", "without concurrency.pools and event_log_storage"),
         ("concurrency:\n", "without concurrency.pools and event_log_storage"),
         (f"{OURS}# mine\n", None),
         (f"{FIRST}storage: {{postgres: {{postgres_url: {{env: URL}}}}}}\n", None),
