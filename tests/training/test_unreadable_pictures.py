@@ -128,6 +128,7 @@ def test_after_a_drive_is_back_the_run_is_made(desk, tmp_path, capsys):
     config = config_of((tmp_path, tables, desk[2]), "run")
     assert run_from_file(evaluate, config, tmp_path) == 1
     assert "4 of 4 examples cannot be asked" in capsys.readouterr().err
+    assert list(config.work_path.iterdir()) == []  # said before anything is asked
     away.rename(drive)
     assert run_from_file(evaluate, config, tmp_path) == 0
     predictions = read_table(config.work_path / "predictions.parquet", name="predictions")
