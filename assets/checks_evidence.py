@@ -10,11 +10,12 @@ from dagster import AssetCheckResult
 
 from assets.checks import blocking, outcome
 from storage.lineage import Ledger, unbroken
+from storage.measured import too_many_lost, was_measured
 
 ANSWERED = blocking(
     "every_row_answered_or_explained",
     ["evidence", "predictions"],
-    "One row a held-out example; a row without an answer says why.",
+    "One row a held-out example; a row without an answer says why, and few of them have no picture that can be read.",
 )
 ONE_MAP = blocking(
     "one_map_per_scorable_answer",
@@ -64,7 +65,9 @@ def answered(predictions: pa.Table, splits: pa.Table, split: str, max_rows: int)
         )
         if bad
     ]
-    not_measured = predictions.filter(pc.is_null(predictions["correct"]))
+    not_measured = predictions.filter(pc.invert(was_measured(predictions)))
+    lost = too_many_lost(not_measured.num_rows, len(seen))
+    problems += [lost] if lost else []
     said, told = f"{len(seen)} of {expected}", {}
     if not_measured.num_rows:
         said += f", {not_measured.num_rows} of them not measured: the picture cannot be read"

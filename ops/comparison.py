@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from ops.statistics import DRAWS, Estimate, Kind, group_difference, mean_by_cluster, paired_difference
+from storage.measured import was_measured
 from storage.schema import TABLES
 
 Row = dict[str, Any]
@@ -228,7 +229,7 @@ def gather(predictions: pa.Table, examples: pa.Table, splits: pa.Table) -> dict[
     }
     problems = [f"example {e}: answered, but not in the examples table" for e in sorted(wanted - set(known))]
     by_policy: dict[str, dict[str, Row]] = defaultdict(dict)
-    for row in predictions.filter(predictions["correct"].is_valid()).to_pylist():
+    for row in predictions.filter(was_measured(predictions)).to_pylist():
         answers = by_policy[row["policy"]]
         if row["example_id"] in answers:
             problems.append(f"policy {row['policy']}: two answers to example {row['example_id']}; wanted one")

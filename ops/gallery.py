@@ -20,6 +20,7 @@ from ops.grid import rectangle
 from ops.pictures import MAX_PIXELS, PictureProblem, open_upright
 from ops.statistics import draw_order
 from storage.archive import region_of, unpack
+from storage.measured import was_measured
 
 Row = dict[str, Any]
 PER_GROUP = 2
@@ -92,7 +93,7 @@ def choose(predictions: pa.Table, examples: pa.Table, seed: int, per_group: int 
     right: dict[str, dict[str, bool]] = defaultdict(dict)
     picture: dict[str, str] = {}
     columns = ["policy", "example_id", "image_sha256", "correct"]
-    for row in _asked(predictions).select(columns).to_pylist():
+    for row in predictions.filter(was_measured(predictions)).select(columns).to_pylist():
         right[row["policy"]][row["example_id"]] = row["correct"]
         picture[row["example_id"]] = row["image_sha256"]
     conflict = {
@@ -113,10 +114,6 @@ def choose(predictions: pa.Table, examples: pa.Table, seed: int, per_group: int 
                 used.add(picture[example_id])
         groups.append(Group(title, tuple(shown), len(members)))
     return [group for group in groups if group.n_all]
-
-
-def _asked(predictions: pa.Table) -> pa.Table:
-    return predictions.filter(predictions["correct"].is_valid())
 
 
 def pictures_needed(predictions: pa.Table, examples: pa.Table, seed: int) -> list[str]:
@@ -144,7 +141,7 @@ def figures(
     for row in _rows(boxes, wanted):
         boxes_of[row["example_id"]].append(row)
     said_of: dict[str, list[Row]] = defaultdict(list)
-    for row in _rows(_asked(predictions), wanted):
+    for row in _rows(predictions.filter(was_measured(predictions)), wanted):
         said_of[row["example_id"]].append(row)
     map_of = {row["map_id"]: row for row in _rows(maps, wanted)}
     size_of = {

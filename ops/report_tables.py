@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ops.charts import share_bar
+from storage.measured import was_measured
 
 Row = Mapping[str, Any]
 SPLITS = ("train", "val", "test", "excluded")
@@ -80,7 +82,7 @@ def refused(quarantine: pa.Table) -> list[dict[str, Any]]:
 
 def not_measured(predictions: pa.Table) -> list[dict[str, Any]]:
     """Held-out examples whose picture cannot be read, by policy and reason, each with its first example."""
-    rows = predictions.filter(predictions["correct"].is_null()).sort_by("example_id")
+    rows = predictions.filter(pc.invert(was_measured(predictions))).sort_by("example_id")
     named: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in rows.select(["policy", "unscorable_reason", "example_id"]).to_pylist():
         named[row["policy"], row["unscorable_reason"]].append(row["example_id"])

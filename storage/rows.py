@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.lineage import Artifact, Ledger
-from storage.objects import Store, StoreError, read_uri, sha256_bytes
+from storage.objects import Store, StoreError, StoreUnreachableError, read_uri, sha256_bytes
 from storage.reading import read_address
 from storage.tables import read_table
 
@@ -90,7 +90,7 @@ def rows_from_paths(
     pictures lie that are kept by a reference relative to it. `without`: example_ids to leave out, whose pictures are
     not read. `unreadable`: where given, rows whose picture cannot be read hold no bytes, and the dict gets
     image_sha256 -> what is wrong. Raises RowsError with all that is missing: no such split, no row left of it, an
-    example without picture or with another number of boxes.
+    example without picture or with another number of boxes; StoreUnreachableError where a server fails.
     """
     absent = [name for name in _TABLES if not paths.get(name)]
     if absent:
@@ -150,7 +150,8 @@ def pictures_by_sha256(
     """The bytes of the wanted pictures (image_sha256) from images tables, given as paths (local or s3://).
 
     `root` is where pictures lie that are kept by a reference relative to it. A wanted picture that no table
-    has is left out. Raises RowsError if one kept by reference cannot be read.
+    has is left out. Raises RowsError if one kept by reference cannot be read, StoreUnreachableError where a server
+    fails.
     """
     found = _pictures(paths, pa.chunked_array([pa.array(sorted(set(wanted)), type=pa.string())]), root)
     return {sha256: picture["bytes"] for sha256, picture in found.items()}
@@ -251,7 +252,10 @@ def _wanted_rows(path: str, wanted: pa.ChunkedArray) -> Iterator[dict[str, Any]]
 
 
 def bring(picture: dict[str, Any], root: str | None) -> str | None:
-    """Fill in a picture's bytes from its uri; returns what is wrong with them, or None."""
+    """Fill in a picture's bytes from its uri; returns what is wrong with them, or None.
+
+    Raises StoreUnreachableError where the server fails: that is no word on the picture.
+    """
     uri = picture["uri"]
     try:
         if uri.startswith(("/", "s3://", "hf://")):
@@ -260,6 +264,8 @@ def bring(picture: dict[str, Any], root: str | None) -> str | None:
             return f"picture {uri}: kept relative to the root, and no root was given"
         else:
             data = Store(root).read_bytes(uri)
+    except StoreUnreachableError:
+        raise
     except StoreError as error:
         return f"picture {picture['image_sha256'][:12]}: {error}"
     seen = sha256_bytes(data)

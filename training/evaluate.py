@@ -10,14 +10,16 @@ predictions, saliency_maps and token_flows. Comparing policies is
 ops/comparison.py; the maps come from training/saliency.py, their measures from training/overlap.py.
 
 An example whose picture cannot be read keeps its row, with the reason and nothing measured: it counts neither as right
-nor as wrong.
+nor as wrong. Where more than a few are lost (storage/measured.py), the stage fails.
 
-A finished batch lies in work_dir/parts as one Parquet file per table, so a killed run goes on with the next batch.
+A finished batch lies in work_dir/parts as one Parquet file per table, so a killed run goes on with the next batch. One
+with an example that was lost, and whose picture can be read now, is made anew.
 """
 
 import importlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,11 +28,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 from tqdm import tqdm
 
 from ops.statistics import draw_order, mean_by_cluster
 from storage.archive import map_id, pack, region_columns
+from storage.measured import too_many_lost, was_measured
 from storage.objects import sha256_bytes
 from storage.rows import Row, rows_from_paths
 from storage.tables import TableError, encode_table, from_rows, read_table
@@ -63,29 +67,31 @@ def run(config: StageConfig) -> None:
     unreadable: dict[str, str] = {}
     rows = rows_from_paths(config.tables, settings.split, root=config.root, unreadable=unreadable)
     rows = rows[: settings.max_rows] if settings.max_rows else rows
+    gone = [unreadable[row.image_sha256] for row in rows if row.image_sha256 in unreadable]
+    _stop_if_too_many(gone, len(rows))
     batches = in_batches(rows, settings.batch_size)
     parts = [config.work_path / PARTS / f"{index:06d}" for index in range(len(batches))]
     parts[0].parent.mkdir(exist_ok=True)
     sampled = sample_of(rows, settings.faithfulness_rows)
     drawn = sorted((row.example_id for row in rows), key=lambda e: draw_order(config.seed, e))
     followed = frozenset(drawn[: settings.token_flow_rows])
-    n_done = next((i for i, part in enumerate(parts) if not _is_whole(part)), len(parts))
+    whole = [_is_whole(part, batch, unreadable) for part, batch in zip(parts, batches, strict=True)]
+    n_done = next((i for i, is_whole in enumerate(whole) if not is_whole), len(parts))
     policy = load_for(config)
     lines = JsonLines(config.work_path / METRICS, n_done)
     seen = [_read_part(part)[0] for part in parts[:n_done]]
     with tqdm(total=len(rows), initial=sum(t.num_rows for t in seen), desc="evaluate", unit="answer") as bar:
         for index in range(n_done, len(batches)):
-            made = evaluate_batch(policy, batches[index], config, sampled, followed, unreadable)
-            _write_part(parts[index], made)
+            if not whole[index]:
+                made = evaluate_batch(policy, batches[index], config, sampled, followed, unreadable)
+                _write_part(parts[index], made)
             seen.append(_read_part(parts[index])[0])
             told = {"step": index + 1, "total_steps": len(batches), **running(seen)}
             lines.append([told])
             bar.update(len(batches[index]))
             bar.set_postfix({k: f"{told[k]:.3f}" for k in ("accuracy", "lift") if k in told})
-    if not any(len(table["correct"].drop_null()) for table in seen):
-        raise StageError(
-            f"none of {len(rows)} examples of {settings.split} can be asked: no picture can be read"
-        )
+    lost = _lost(pa.concat_tables(seen))
+    _stop_if_too_many([f"{example_id} ({reason})" for example_id, reason in lost.items()], len(rows))
     together = [pa.concat_tables(each) for each in zip(*map(_read_part, parts), strict=True)]
     for name, table in zip(TABLES, together, strict=True):
         ordered = table.sort_by("example_id")
@@ -197,23 +203,28 @@ def explained(
 
 
 def running(predictions: Sequence[pa.Table]) -> dict[str, float]:
-    """Means over the answers so far; measures of the map over the scorable ones only."""
+    """Means over the examples measured so far; measures of the map over the scorable ones only."""
     table = pa.concat_tables(predictions)
+    table = table.filter(was_measured(table))
     told = {"n": float(table.num_rows)}
     named = {"accuracy": "correct", "format_valid": "format_valid", "mass": "mass", "chance": "chance"}
     for name, column in {**named, "lift": "lift"}.items():
         values = [float(v) for v in table[column].to_pylist() if v is not None]
         if values:
             told[name] = sum(values) / len(values)
-    told["unscorable_frac"] = 1 - table["unscorable_reason"].null_count / table.num_rows
+    if table.num_rows:
+        told["unscorable_frac"] = 1 - table["unscorable_reason"].null_count / table.num_rows
     return told
 
 
 def summary_of(predictions: pa.Table, config: StageConfig) -> dict[str, Any]:
-    """Means, the interval of accuracy by bootstrap over pictures, the unscorable answers by reason."""
+    """Means, the interval of accuracy by bootstrap over pictures, the unscorable answers by reason.
+
+    All of them are over the `n` examples that were measured; the others are told by reason beside them.
+    """
     settings: EvaluateSettings = config.settings
     told: dict[str, Any] = running([predictions])
-    measured = predictions.filter(predictions["correct"].is_valid())
+    measured = predictions.filter(was_measured(predictions))
     accuracy = mean_by_cluster(
         [float(v) for v in measured["correct"].to_pylist()],
         measured["image_sha256"].to_pylist(),
@@ -223,9 +234,25 @@ def summary_of(predictions: pa.Table, config: StageConfig) -> dict[str, Any]:
     )
     if accuracy is not None:
         told |= {"accuracy_ci_low": accuracy.ci_low, "accuracy_ci_high": accuracy.ci_high}
-    reasons = [r for r in predictions["unscorable_reason"].to_pylist() if r is not None]
-    told["unscorable_by_reason"] = json.dumps({r: reasons.count(r) for r in sorted(set(reasons))})
-    return told | {"n": measured.num_rows, "n_not_measured": predictions.num_rows - measured.num_rows}
+    unscored = Counter(measured["unscorable_reason"].drop_null().to_pylist())
+    lost = Counter(_lost(predictions).values())
+    return told | {
+        "unscorable_by_reason": json.dumps(unscored, sort_keys=True),
+        "n_not_measured": lost.total(),
+        "not_measured_by_reason": json.dumps(lost, sort_keys=True),
+    }
+
+
+def _lost(predictions: pa.Table) -> dict[str, str]:
+    """The examples that were not measured, by example_id, with the reason."""
+    lost = predictions.filter(pc.invert(was_measured(predictions)))
+    return dict(zip(lost["example_id"].to_pylist(), lost["unscorable_reason"].to_pylist(), strict=True))
+
+
+def _stop_if_too_many(lost: Sequence[str], n_rows: int) -> None:
+    problem = too_many_lost(len(lost), n_rows)
+    if problem:
+        raise StageError(f"{problem}: {'; '.join(lost[:5])}; mend that, then run again")
 
 
 def _prediction(policy: Policy, row: Row, ids: Sequence[int], config: StageConfig) -> dict[str, Any]:
@@ -317,15 +344,15 @@ def _read_part(part: Path) -> tuple[pa.Table, ...]:
     return tuple(read_table(path, name=name) for path, name in zip(_paths(part), TABLES, strict=True))
 
 
-def _is_whole(part: Path) -> bool:
-    """Whether the batch was finished: all files there and readable."""
+def _is_whole(part: Path, rows: Sequence[Row], unreadable: Mapping[str, str]) -> bool:
+    """Whether the batch was finished: all files there and readable, and no picture lost that can be read now."""
     if not all(path.is_file() for path in _paths(part)):
         return False
     try:
-        _read_part(part)
+        lost = _lost(_read_part(part)[0])
     except TableError:
         return False
-    return True
+    return not pictures_of([row for row in rows if row.example_id in lost], unreadable)[0]
 
 
 if __name__ == "__main__":

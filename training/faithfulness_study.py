@@ -25,6 +25,7 @@ from storage.artifacts import policy_id
 from storage.catalog import CatalogError, build
 from storage.code import code_of
 from storage.lineage import Artifact, Ledger, LineageError, Work
+from storage.measured import too_many_lost
 from storage.objects import Store, StoreError, sha256_folder
 from storage.rows import Row, RowsError, rows_of_split
 from storage.settings import Settings, SettingsError
@@ -214,30 +215,48 @@ def measured(
     folder: Path,
     unreadable: Mapping[str, str],
 ) -> list[Record]:
-    """Records of as many rows, in order, as give the wanted number of examples with a map; as ops/faithfulness.py."""
+    """Records of as many rows, in order, as give the wanted number of examples with a map; as ops/faithfulness.py.
+
+    A kept batch is made anew where a picture that it lost can be read now. Raises StudyError where too many are lost.
+    """
     policy: Policy | None = None
     records: list[Record] = []
+    n_seen = whole = 0
     main = [kind for kind in MAIN if kind.split(":")[0] in methods] or [f"{methods[0]}:{ROWS[0]}"]
     with tqdm(total=chosen.examples, desc="faithfulness", unit="example") as bar:
         step = min(how.batch_size, PER_PART)
         for start in range(0, len(rows), step):
             n_sane = max(0, min(chosen.sanity_examples - start, step))
             part = folder / f"{start:06d}.json"
-            if not part.is_file():
+            batch = rows[start : start + step]
+            n_seen += len(batch)
+            if not _is_whole(part, batch, unreadable):
                 policy = policy or load_policy(str(subject.folder))
-                batch = rows[start : start + step]
                 found = study_batch(policy, batch, how, methods, n_sane, unreadable)
                 write_atomically(part, json.dumps(found, allow_nan=False).encode())
             records += json.loads(part.read_text(encoding="utf-8"))
             whole = sum(all(kind in record["curves"] for kind in main) for record in records)
             bar.update(min(whole, chosen.examples) - bar.n)
             if whole >= chosen.examples:
-                return records
+                break
+    problem = too_many_lost(n_seen - len(records), n_seen)
+    if problem:
+        raise StudyError(f"split {chosen.split!r}: {problem}; mend that, then start it again")
+    if whole >= chosen.examples:
+        return records
     if not any(record["curves"] for record in records):
         reasons = sorted({reason for record in records for reason in record["no_map"].values()})
         raise StudyError(f"{subject.name}: none of {len(records)} answers has a map ({', '.join(reasons)})")
     print(f"only {whole} of {len(rows)} examples have a map; {chosen.examples} were wanted", file=sys.stderr)
     return records
+
+
+def _is_whole(part: Path, batch: Sequence[Row], unreadable: Mapping[str, str]) -> bool:
+    """Whether the batch is kept, and no picture was lost that can be read now."""
+    if not part.is_file():
+        return False
+    measured = {record["example_id"] for record in json.loads(part.read_text(encoding="utf-8"))}
+    return not pictures_of([row for row in batch if row.example_id not in measured], unreadable)[0]
 
 
 def study_batch(

@@ -300,11 +300,6 @@ def test_every_held_out_row_is_answered_or_explained() -> None:
     assert "1 rows for 2 examples of test" in said(check(prediction("1")))
     assert "1 examples answered twice" in said(check(prediction("1"), prediction("1")))
     assert "1 rows answer examples outside test" in said(check(prediction("1"), prediction("0")))
-    broken = prediction("2", unscorable_reason="undecodable_picture", answer=None, correct=None)
-    explained = check(prediction("1"), broken)
-    assert explained.passed
-    assert said(explained) == "2 of 2, 1 of them not measured: the picture cannot be read"
-    assert explained.metadata["not_measured"].value == ["2 (undecodable_picture)"]
     silent = check(prediction("1"), prediction("2", answer=None))
     assert (silent.severity, said(silent)) == (ERROR, "1 rows have neither an answer nor a reason")
 

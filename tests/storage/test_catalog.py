@@ -249,7 +249,11 @@ def test_an_example_that_was_not_measured_is_neither_right_nor_wrong(root: str, 
     unscored = {
         row["unscorable_reason"]: row["n"] for row in rows(root, "why_no_map") if row["policy"] == "base"
     }
-    assert unscored == {"undecodable_picture": 1, "no_thought": 1}
+    assert unscored == {"no_thought": 1}
+    kept = rows(
+        root, "SELECT n_scored, n_unscorable, n_not_measured FROM scores_by_policy WHERE policy = 'base'"
+    )
+    assert kept == [{"n_scored": 0, "n_unscorable": 1, "n_not_measured": 1}]
 
 
 def test_lift_by_policy_stands_beside_its_chance_and_n(root: str):

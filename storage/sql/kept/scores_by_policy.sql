@@ -1,4 +1,4 @@
--- the scores of each policy's answers beside their chance, with the number of answers that were scored
+-- the scores of each policy's answers beside their chance, with how many were scored, unscorable and not measured
 SELECT
     policy,
     avg(mass) AS mass,
@@ -7,7 +7,8 @@ SELECT
     avg(pointing_hit::INTEGER) AS pointing,
     avg(pointing_chance) FILTER (pointing_hit IS NOT NULL) AS pointing_chance,
     count(lift) AS n_scored,
-    count(*) - count(lift) AS n_unscorable
+    count(correct) - count(lift) AS n_unscorable,
+    count(*) - count(correct) AS n_not_measured
 FROM predictions
 GROUP BY policy
 ORDER BY policy
