@@ -1,11 +1,13 @@
 """Tables that may be larger than memory: read by batch or by column, or asked a question; never whole.
 
 What only fits into memory by luck (groups of texts, joins, different values) is asked of DuckDB, which goes to disk
-beyond MOST_MEMORY. Not here: the catalogue and its questions (`catalog`), what an answer means.
+beyond MOST_MEMORY; longer questions stand in `sql/asked/`. Not here: the catalogue and its questions (`catalog`), what an
+answer means.
 """
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -131,10 +133,7 @@ def first_rows(rows: Rows, name: str) -> pa.ChunkedArray:
 
 def placed_pictures(splits: Rows, sides: Collection[str]) -> pa.Table:
     """The columns image_sha256 and split of the pictures on some sides, each side of a picture once, in order."""
-    told = (
-        "SELECT DISTINCT image_sha256, split FROM splits WHERE split IN (SELECT unnest(?)) "
-        "ORDER BY image_sha256, split"
-    )
+    told = _question("placed_pictures")
     return _table(told, [list(sides)], splits=splits)
 
 
@@ -143,19 +142,7 @@ def pixels_on_sides(splits: Rows, images: Rows, sides: Collection[str]) -> tuple
 
     A picture that was never read counts by its image_sha256; those that no table of images holds do not count.
     """
-    told = """
-        WITH pixels AS (
-            SELECT DISTINCT image_sha256, coalesce(pixels_sha256, image_sha256) AS own FROM images
-        ),
-        placed AS (
-            SELECT DISTINCT image_sha256, split FROM splits WHERE split IN (SELECT unnest(?))
-        ),
-        counted AS (
-            SELECT own, min(split) < max(split) AS torn
-            FROM placed JOIN pixels USING (image_sha256)
-            GROUP BY own
-        )
-        SELECT count(*), count(*) FILTER (torn), min(own) FILTER (torn) FROM counted"""
+    told = _question("pixels_on_sides")
     n_pixels, n_torn, first = (
         each[0].as_py() for each in _answer(told, [list(sides)], splits=splits, images=images)
     )
@@ -164,11 +151,7 @@ def pixels_on_sides(splits: Rows, images: Rows, sides: Collection[str]) -> tuple
 
 def n_pictures_by_side(splits: Rows, without: Collection[str]) -> dict[str, int]:
     """Pictures by the first of their sides, but for some pictures (image_sha256)."""
-    told = """
-        WITH placed AS (
-            SELECT min(split) AS side FROM splits ANTI JOIN without USING (image_sha256) GROUP BY image_sha256
-        )
-        SELECT side, count(*) FROM placed GROUP BY side ORDER BY side"""
+    told = _question("n_pictures_by_side")
     sides, counts = _answer(told, splits=splits, without=_pictures(without))
     return dict(zip(sides.to_pylist(), counts.to_pylist(), strict=True))
 
@@ -188,14 +171,7 @@ def n_draws(
 
     without: pictures (image_sha256) that do not count.
     """
-    told = """
-        WITH drawn AS (
-            SELECT DISTINCT source, answer_type, split, coalesce(group_sha256, image_sha256) AS draw
-            FROM (SELECT * FROM splits ANTI JOIN without USING (image_sha256)) AS splits
-            JOIN (SELECT example_id, source, answer_type FROM examples) AS examples USING (example_id)
-            WHERE split IN (SELECT unnest(?))
-        )
-        SELECT source, answer_type, split, count(*) FROM drawn GROUP BY ALL ORDER BY ALL"""
+    told = _question("n_draws")
     found: dict[tuple[str, str], dict[str, int]] = {}
     columns = _answer(told, [list(sides)], splits=splits, examples=examples, without=_pictures(without))
     for source, kind, side, count in zip(*(each.to_pylist() for each in columns), strict=True):
@@ -207,6 +183,10 @@ def most_possible_mib() -> int:
     """MiB that one question may have at the most: three quarters of this machine's memory."""
     physical_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(physical_bytes * _SHARE_OF_MEMORY) >> 20
+
+
+def _question(name: str) -> str:
+    return resources.files("storage").joinpath("sql/asked", f"{name}.sql").read_text(encoding="utf-8")
 
 
 def _pictures(image_sha256: Collection[str]) -> pa.Table:
