@@ -43,7 +43,7 @@ def lacking(home: Path) -> str | None:
     place = home / "dagster.yaml"
     try:
         told = yaml.safe_load(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         return f"{place}: cannot be read ({' '.join(str(error).split())}); {_ADVICE}"
     theirs = told if isinstance(told, dict) else {}
     missing = []
@@ -64,4 +64,4 @@ _ADVICE = (
 
 
 def _read(note: Path) -> str | None:
-    return note.read_text().strip() if note.exists() else None
+    return note.read_text(errors="replace").strip() if note.exists() else None

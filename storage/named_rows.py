@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from storage.chain import Found, Records, where
 from storage.schema import ROW_KEYS
+from storage.walk import printable
 
 NULL = "null"
 _VALUES_SHOWN = 4
@@ -47,7 +48,9 @@ def wanted_of(table: str, schema: pa.Schema, words: Sequence[str]) -> dict[str, 
             try:
                 wanted[key] = None if text == NULL else _value(schema.field(key).type, text)
             except (ValueError, OverflowError, pa.ArrowException):
-                problems.append(f"{key}={text}: wanted a value of type {schema.field(key).type}, or {NULL}")
+                problems.append(
+                    f"{key}={_shown(text)}: wanted a value of type {schema.field(key).type}, or {NULL}"
+                )
     if problems:
         raise ChainError("; ".join(problems))
     return wanted
@@ -55,6 +58,7 @@ def wanted_of(table: str, schema: pa.Schema, words: Sequence[str]) -> dict[str, 
 
 def _value(kind: pa.DataType, text: str) -> Any:
     if pa.types.is_string(kind):
+        text.encode()  # words of a command line may hold bytes that are no text
         return text
     if pa.types.is_integer(kind):
         return pa.scalar(int(text), type=kind).as_py()
@@ -106,7 +110,7 @@ def _said(wanted: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return NULL if value is None else str(value)[:_LETTERS_SHOWN]
+    return NULL if value is None else printable(str(value)[:_LETTERS_SHOWN])
 
 
 def _one(table: str, wanted: Mapping[str, Any], matched: pa.Table) -> tuple[int, tuple[str, ...]]:

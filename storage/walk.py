@@ -16,6 +16,11 @@ from storage.objects import sha256_bytes
 _FILES_SHOWN = 5
 
 
+def printable(text: str) -> str:
+    """The text in one line that does nothing to a terminal, whatever a source wrote into its names and texts."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 @dataclass
 class Walk:
     """The lines and problems of one walk."""
@@ -27,13 +32,13 @@ class Walk:
 
     def step(self, title: str, *details: str) -> None:
         """One level deeper: a line, and lines about it; empty ones are left out."""
-        self.lines.append("  " * self.depth + ("<- " if self.depth else "") + title)
-        self.lines += ["  " * self.depth + "     " + detail for detail in details if detail]
+        self.lines.append("  " * self.depth + ("<- " if self.depth else "") + printable(title))
+        self.lines += ["  " * self.depth + "     " + printable(detail) for detail in details if detail]
         self.depth += 1
 
     def lost(self, what: str) -> None:
         """A step that should be there and is not."""
-        self.problems.append(what)
+        self.problems.append(printable(what))
         self.step(f"NOT FOUND: {what}")
 
 

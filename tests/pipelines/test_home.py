@@ -75,6 +75,7 @@ def test_a_later_version_knows_what_this_one_wrote(
     prepared_home(world.settings)
     assert (home / "dagster.yaml").read_text() == later.read_text()
     (home / "dagster.yaml").write_text(edited := f"{later.read_text()}# mine\n")
+    (home / homes.WRITTEN).write_bytes(b"\xff, half written")
     later.write_text(OURS)
     prepared_home(world.settings)
     assert (home / "dagster.yaml").read_text() == edited
@@ -89,6 +90,7 @@ def test_a_later_version_knows_what_this_one_wrote(
             "without concurrency.pools; two",
         ),
         ("concurrency: [\n", "cannot be read"),
+        ("[" * 500, "cannot be read"),
         ("just a word\n", "without concurrency.pools and event_log_storage"),
         ("concurrency: 5\n", "without concurrency.pools and event_log_storage"),
         ("concurrency:\n", "without concurrency.pools and event_log_storage"),

@@ -14,6 +14,7 @@ from storage.lineage import Ledger, Work
 from storage.objects import sha256_bytes
 from storage.schema import ROW_KEYS, TABLES
 from storage.tables import from_rows
+from tests.storage import small_world
 from tests.storage.small_world import ANNOTATIONS, ROW_OF_E2, SmallWorld, completion, examples, image, refusal
 from tests.storage.whole_world import WholeWorld
 
@@ -100,6 +101,35 @@ def test_a_refused_row_leads_to_the_row_that_was_delivered(whole: WholeWorld, ca
     wanted = ("row of source more refused at box: swapped_corners", "raw manifest of more, 3 files")
     assert (code, err, steps(out)) == (0, "", numbered(*wanted, "raw file annotations.json, row 2 (0-based)"))
     assert "x1=5 lies right of x2=3" in out
+
+
+def test_what_a_source_wrote_cannot_forge_a_step_or_steer_a_terminal(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    hostile = small_world.refusal() | {"detail": "no \x1b[2J\n<- raw file forged.json\u202e é"}
+    monkeypatch.setattr(small_world, "refusal", lambda: hostile)
+    world = SmallWorld(ledger, tmp_path / "scratch")
+    code, out, err = why(world, capsys, "quarantine", "source=more")
+    assert (code, err) == (0, "")
+    assert r"no \x1b[2J\n<- raw file forged.json\u202e é" in [line.strip() for line in out.splitlines()]
+    assert [title for _, title in steps(out)] == [
+        "row of source more refused at box: swapped_corners",
+        "raw manifest of more, 3 files",
+        "raw file annotations.json, row 2 (0-based)",
+    ]
+    twice = [hostile | {"detail": f"\x1b[2J{n}"} for n in range(2)]
+    ledger.point(
+        "data/quarantine",
+        "more",
+        ledger.put_table(
+            Work("ops.normalise", "more", outputs=("rows",)),
+            "rows",
+            "quarantine",
+            from_rows("quarantine", twice),
+        ),
+    )
+    _, _, err = why(world, capsys, "quarantine", "source=more")
+    assert r"give also detail (\x1b[2J0, \x1b[2J1, " in err
 
 
 def test_what_a_policy_did_leads_to_the_policies_and_to_the_example(whole: WholeWorld, capsys):
@@ -276,6 +306,7 @@ def _text(value: object) -> str:
         (("boxes", f"box_index={2**40}"), "box_index=1099511627776: wanted a value of type int32"),
         (("predictions", "correct=maybe"), "correct=maybe: wanted a value of type bool"),
         (("images", "thumb=x"), "thumb=x: wanted a value of type binary"),
+        (("examples", "question=caf\udce9"), "question=caf\\udce9: wanted a value of type string"),
         (("splits", "split=test", "split=val"), "split is given twice"),
         (("examples", "example_id=e9"), "no row of examples has example_id=e9, in 2 stored tables"),
         (("boxes", "label=cup"), "no row of boxes has label=cup, in 2 stored tables"),
