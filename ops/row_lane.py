@@ -13,7 +13,16 @@ from ops.boxes import CONVENTIONS, Box, BoxProblem, union_area
 from ops.picture_rows import Opened, PictureRows, Unusable
 from ops.pieces import Piece
 from ops.questions import Asked, UnaskableError, ask
-from ops.readers.rows import Origin, PictureRef, RawAnnotation, RawExample, RawRow, Refusal
+from ops.readers.rows import (
+    FieldError,
+    Origin,
+    PictureRef,
+    RawAnnotation,
+    RawExample,
+    RawRow,
+    Refusal,
+    encodable,
+)
 from ops.sources import Source
 from storage.objects import sha256_bytes
 from storage.tables import from_rows
@@ -95,6 +104,7 @@ class RowLane:
         size = _sizes_in_words(annotated, opened) if disagrees else ""
         boxes = []
         for raw_box in row.boxes + row.others:
+            _check_label(raw_box.label)
             box = CONVENTIONS[row.convention](raw_box.values, opened.size_wh, clip=self._clip)
             if isinstance(box, BoxProblem):
                 needs = _needed(raw_box.annotation)
@@ -178,6 +188,13 @@ class _UnusableError(Exception):
     def __init__(self, stage: str, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.stage, self.reason, self.detail = stage, reason, detail
+
+
+def _check_label(label: str | None) -> None:
+    try:
+        encodable(label or "", "label")
+    except FieldError as error:
+        raise _UnusableError("box", error.reason, error.detail) from error
 
 
 def _picture_of(row: RawRow) -> PictureRef | None:

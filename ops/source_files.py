@@ -24,8 +24,8 @@ GENERATED = "generated/"
 
 def _is_safe(name: str) -> bool:
     try:
-        return bool(checked_relative(name))
-    except StoreError:
+        return bool(checked_relative(name)) and bool(name.encode())
+    except (StoreError, UnicodeEncodeError):
         return False
 
 

@@ -90,7 +90,7 @@ def load_sources(path: str | Path | None, root: str) -> tuple[Source, ...]:
         content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SourceError(f"list of sources {file} cannot be read: {error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, no date, too deep
         raise SourceError(f"list of sources {file} is not YAML: {error}") from error
     entries = content.get("sources") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
@@ -235,7 +235,7 @@ def _problems(place: int, entry: object) -> list[str]:
     unknown = sorted(str(key) for key in set(entry) - set(_FIELDS))
     found += [f"{label}.{key}: no such setting; allowed are {', '.join(_FIELDS)}" for key in unknown]
     texts = [key for key in _FIELDS if key != "options" and entry.get(key) is not None]
-    wrong = [key for key in texts if not isinstance(entry[key], str) or not entry[key].strip()]
+    wrong = [key for key in texts if not _is_text(entry[key])]
     found += [f"{label}.{key}={entry[key]!r}: wanted text" for key in wrong]
     right = {key: entry[key] for key in texts if key not in wrong}
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", right.get("name", "x")):
@@ -254,6 +254,16 @@ def _problems(place: int, entry: object) -> list[str]:
     return found + _option_problems(label, options or {}, right.get("location", ""), of_format)
 
 
+def _is_text(value: object) -> bool:
+    """Whether a setting is text that can be written out, with something in it."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        return False
+    try:
+        return bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def _path_problems(label: str, right: Mapping[str, str]) -> list[str]:
     found = []
     for key in ("annotations", "questions"):
@@ -262,6 +272,10 @@ def _path_problems(label: str, right: Mapping[str, str]) -> list[str]:
         except StoreError as error:
             found.append(f"{label}.{key}: {error}")
     location = right.get("location", ".")
+    try:
+        Path(location).expanduser()
+    except RuntimeError as error:
+        found.append(f"{label}.location={location!r}: {error}")
     if "://" in location and not (location.startswith("s3://") or is_place(location)):
         wanted = "wanted a folder or s3://bucket/prefix or hf://datasets/OWNER/NAME[@REVISION][/PATH], or an archive"
         found.append(f"{label}.location={location!r}: {wanted}")
@@ -277,7 +291,7 @@ def _option_problems(
     allowed = {**_READING_OPTIONS, **of_format}
     found = []
     if generator is not None:
-        if generator not in _GENERATOR_OPTIONS:
+        if not isinstance(generator, str) or generator not in _GENERATOR_OPTIONS:
             known = ", ".join(_GENERATOR_OPTIONS)
             return [f"{label}.options.generator={generator!r}: allowed are {known}"]
         allowed |= _GENERATOR_OPTIONS[generator]

@@ -1,8 +1,8 @@
 """Tables that may be larger than memory: read by batch or by column, or asked a question; never whole.
 
 What only fits into memory by luck (groups of texts, joins, different values) is asked of DuckDB, which goes to disk
-beyond MOST_MEMORY; longer questions stand in `sql/asked/`. Not here: the catalogue and its questions (`catalog`), what an
-answer means.
+beyond MOST_MEMORY; longer questions stand in `sql/asked/`. Not here: the catalogue and its questions (`catalog`), what
+an answer means.
 """
 
 import os

@@ -58,8 +58,16 @@ def read(
 ) -> Iterator[RawRow]:
     """Yield the raw rows picture by picture. `questions` is the folder of sentences, by default beside annotations."""
     sentences = picture_name(annotations, "../Sentences") if questions is None else questions
-    trees = {_stem(name): name for name in annotation_files(files, annotations, ".xml")}
-    texts = {_stem(name): name for name in annotation_files(files, sentences, ".txt")}
+    trees: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    for found, names in (
+        (trees, annotation_files(files, annotations, ".xml")),
+        (texts, annotation_files(files, sentences, ".txt")),
+    ):
+        for name in names:
+            if found.setdefault(_stem(name), name) != name:
+                detail = f"{found[_stem(name)]} is of the same picture"
+                yield Refusal(Origin(name, None, None), "read", "duplicate_example", detail)
     for picture in sorted(trees | texts):
         entities = _entities(files, trees[picture], images) if picture in trees else None
         if isinstance(entities, Refusal):

@@ -201,6 +201,8 @@ def _rectangle(value: Mapping[str, object], size_wh: tuple[int, int] | None) -> 
     if size_wh is None:
         detail = "a turned rectangle without original_width and original_height"
         raise FieldError("box", "missing_field", detail)
+    if max(size_wh) >= 2**31:
+        raise FieldError("box", "missing_field", f"no picture is {shown(list(size_wh))} pixels large")
     x_px, y_px = size_wh[0] / 100, size_wh[1] / 100
     corner_wh = (x * x_px, y * y_px, width * x_px, height * y_px)
     box = around_turned(corner_wh, degrees, (corner_wh[0], corner_wh[1]))

@@ -6,6 +6,7 @@ that cannot be decoded costs itself only. Not here: what the fields mean (`ops/r
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import PurePosixPath
@@ -113,6 +114,11 @@ def _rows_of_parquet(stream: BinaryIO, name: str) -> Iterator[Row]:
     place = 0
     try:
         opened = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
+        doubled = [field for field, count in Counter(opened.schema_arrow.names).items() if count > 1]
+        if doubled:
+            detail = f"{name}: {', '.join(map(shown, doubled))} is the name of more than one column"
+            yield Refusal(Origin(name, None, doubled), "read", "broken_file", detail)
+            return
         classes = classes_of(opened.schema_arrow.metadata)
         for batch in opened.iter_batches(batch_size=PARQUET_BATCH):
             for value in _values(batch):

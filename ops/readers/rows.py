@@ -167,7 +167,7 @@ def required_text(row: Mapping[str, object], key: str, stage: str, reason: str) 
     if not isinstance(text, str) or not text.strip():
         seen = f"no field {key!r}" if key not in row else f"{key}={shown(value)}"
         raise FieldError(stage, reason, f"wanted text in {key!r}, saw {seen}")
-    return _encodable(text.strip(), key)
+    return encodable(text.strip(), key)
 
 
 def file_name(row: Mapping[str, object], key: str) -> str:
@@ -175,7 +175,7 @@ def file_name(row: Mapping[str, object], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value:
         raise FieldError("read", "missing_field", f"wanted a file name in {key!r}, saw {shown(value)}")
-    return _encodable(value, key)
+    return encodable(value, key)
 
 
 def optional_text(row: Mapping[str, object], key: str) -> str | None:
@@ -185,7 +185,7 @@ def optional_text(row: Mapping[str, object], key: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise FieldError("question", "unsupported", f"wanted text or null in {key!r}, saw {shown(value)}")
-    return _encodable(value.strip(), key) or None
+    return encodable(value.strip(), key) or None
 
 
 def one_of(row: Mapping[str, object], key: str, allowed: tuple[str, ...]) -> str | None:
@@ -205,7 +205,7 @@ def other_answers(row: Mapping[str, object], answer: str) -> tuple[str, ...]:
         raise FieldError("question", "unsupported", detail)
     if len(values) > MAX_ANSWERS:
         raise FieldError("question", "unsupported", f"{len(values)} answers; {MAX_ANSWERS} are allowed")
-    texts = [_encodable(value.strip(), "accepted_answers") for value in values]
+    texts = [encodable(value.strip(), "accepted_answers") for value in values]
     return tuple(dict.fromkeys(text for text in texts if text and text != answer))
 
 
@@ -245,7 +245,8 @@ def _is_number(value: object) -> bool:
     return abs(value) < 1e15  # also false for NaN and infinity
 
 
-def _encodable(text: str, key: str) -> str:
+def encodable(text: str, key: str) -> str:
+    """The text of a field. Raises FieldError for one that cannot be stored: unsupported (too long), broken_json."""
     if len(text) > MAX_TEXT:
         detail = f"{key!r} is a text of {len(text)} characters; {MAX_TEXT} are allowed"
         raise FieldError("read", "unsupported", detail)
