@@ -62,11 +62,13 @@ def read(
 ) -> Iterator[RawRow]:
     """Yield the raw rows of one part, then what is refused of image_data.json."""
     pictures, refusals = _pictures(files, image_data, images)
-    if pictures and part == "regions":
+    if any(each.origin.source_row is None for each in refusals):  # the file itself: nothing can be looked up
+        pass
+    elif part == "regions":
         yield from _members(files, annotations, pictures, "regions", _region)
-    elif pictures and part == "objects":
+    elif part == "objects":
         yield from detections.rows(_pictured(files, annotations, pictures), CONVENTION, templates)
-    elif pictures:
+    else:
         yield from _qas(files, annotations, pictures, regions, qa_to_region)
     yield from refusals
 

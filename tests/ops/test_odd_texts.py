@@ -112,3 +112,14 @@ def test_a_list_of_sources_that_is_none_is_one_clear_error(text, tmp_path):
     write(tmp_path, "sources.yaml", text)
     with pytest.raises(SourceError, match=r"sources.yaml"):
         load_sources(tmp_path / "sources.yaml", str(tmp_path))
+
+
+@pytest.mark.parametrize("part", ["regions", "objects"])
+@pytest.mark.parametrize("pictures", [[], [{"image_id": 1}]])
+def test_rows_about_pictures_that_nobody_lists_are_refused_one_by_one(pictures, part, tmp_path):
+    write(tmp_path, "image_data.json", json.dumps(pictures))
+    write(tmp_path, "rows.json", json.dumps([{"id": n, "image_id": n, part: []} for n in (1, 2)]))
+    told = source(tmp_path, "visual_genome", annotations="rows.json", options={"part": part})
+    tables = _normalised(told, tmp_path)
+    assert tables.counts == {"rows_in": 2 + len(pictures), "rows_out": 0, "quarantined": 2 + len(pictures)}
+    assert [row[2] for row in refused(tables)][:2] == ["unknown_image"] * 2
