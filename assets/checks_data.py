@@ -92,6 +92,10 @@ def delivered(manifest: Mapping[str, Any], source: Source) -> AssetCheckResult:
     if refused:
         said += f", {len(refused)} members of the archive refused"
     counted = {"n_pictures": found, "n_missing": len(lost), "missing": lost[:20]}
+    unnameable = manifest.get("unnameable_files", [])
+    if unnameable:
+        said += f", {len(unnameable)} files passed over, whose names are no text"
+        counted["unnameable"] = unnameable[:20]
     return outcome(DELIVERED, problems, said, **counted, refused_members=dict(list(refused.items())[:20]))
 
 

@@ -65,6 +65,8 @@ class SourceFiles:
         self._opened: Unpacked | FileProblem | None = None
         self.given: set[str] = set()
         """Names of the files whose content was handed out."""
+        self.unnameable: set[str] = set()
+        """Files that were passed over because their names are no text or lead out, as their names can be shown."""
         self._is_local = self._is_archive or "://" not in self._address
 
     def __getstate__(self) -> dict[str, object]:
@@ -177,13 +179,16 @@ class SourceFiles:
         found = self._local_names(Path(start)) if self._is_local else names_below(start)
         prefix = f"{folder}/" if folder else ""
         wanted = tuple(suffix.lower() for suffix in suffixes)
-        return sorted(
+        named = [
             f"{prefix}{name}"
             for name in found
             if (not wanted or name.lower().endswith(wanted))
             and not any(part.startswith(".") for part in name.split("/"))
-            and _is_safe(name)
-        )
+        ]
+        self.unnameable |= {
+            name.encode("utf-8", "backslashreplace").decode() for name in named if not _is_safe(name)
+        }
+        return sorted(name for name in named if _is_safe(name))
 
     def _folder(self, name: str = "") -> str | FileProblem:
         """Where the files lie, or why the one of this name cannot be had."""

@@ -157,7 +157,8 @@ def fingerprint(source: Source, store: Store) -> dict[str, Any]:
     file that cannot be read has null for both figures and a "problem"; so has a name that leads out of the source's
     folder. "annotation_files" names those that are told of, and where that is a folder, those inside it; "pictures"
     the pictures among the files, "n_pictures_in_rows" counts others, which stand in the rows themselves;
-    "refused_members" are those members of an archive that cannot be had, with why.
+    "refused_members" are those members of an archive that cannot be had, with why; "unnameable_files" those that were
+    passed over since their names are no text.
     """
     files = files_of(source, store)
     told = {source.annotations} | ({source.questions} if source.questions else set())
@@ -191,6 +192,7 @@ def fingerprint(source: Source, store: Store) -> dict[str, Any]:
         "n_pictures_in_rows": len(in_rows),
         "files": list(ahead(partial(_file_entry, files), sorted(names), n_threads=4, n_ahead=16)),
         **({"refused_members": refused} if (refused := files.refused_members()) else {}),
+        **({"unnameable_files": sorted(files.unnameable)} if files.unnameable else {}),
     }
 
 

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from assets.checks_data import delivered
 from ops.normalise import NothingLeft, normalise
-from ops.sources import SourceError, load_sources
+from ops.sources import SourceError, fingerprint, load_sources
 from tests.ops.delivery import conserved, encoded, new_store, pixels, refused, source, write
 
 HALF = "\ud83d"
@@ -89,8 +90,13 @@ def test_a_file_name_that_is_no_text_ends_nothing(tmp_path):
     content = json.dumps({"imagePath": "../a.png", "shapes": [shape]})
     write(tmp_path, "d/a.json", content)
     (tmp_path / os.fsdecode(b"d/\xe9.json")).write_text(content)
-    tables = _normalised(source(tmp_path, "labelme", annotations="d"), tmp_path)
-    assert tables.counts["rows_out"] > 0
+    told = source(tmp_path, "labelme", annotations="d")
+    assert _normalised(told, tmp_path).counts["rows_out"] > 0
+    manifest = fingerprint(told, new_store(tmp_path))
+    assert manifest["unnameable_files"] == ["d/\\udce9.json"]
+    found = delivered(manifest, told)
+    assert found.passed and found.metadata["unnameable"].value == ["d/\\udce9.json"]
+    assert found.description is not None and "1 files passed over" in found.description
 
 
 ENTRY = "name: a, format: coco, annotations: a.json, location: {}"
