@@ -1,5 +1,6 @@
 """The same rows from threads here and from a Ray of two workers on this machine."""
 
+import threading
 from collections.abc import Iterator
 
 import pyarrow.parquet as pq
@@ -8,6 +9,7 @@ import pytest
 from ops import lanes
 from ops.engines import EngineError, LocalEngine, RayEngine, engine_of
 from ops.normalise import TABLES, normalise_into
+from ops.picture_rows import PictureRows
 from ops.readers import coco_scan
 from tests.ops.delivery import coco, encoded, json_lines, new_store, pixels, question, source, write
 
@@ -108,3 +110,24 @@ def test_threads_keep_the_order_and_take_items_as_they_are_needed():
 def test_another_engine_is_refused():
     with pytest.raises(EngineError, match="'spark': wanted one of local, ray"):
         engine_of("spark")
+
+
+def test_pictures_that_threads_share_are_remembered_by_one_of_them(tmp_path, monkeypatch):
+    """Rows are made on demand, where they are taken: what is known of a picture is written in one thread."""
+    monkeypatch.setattr(lanes, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(coco_scan, "PIECE_BYTES", 900)
+    monkeypatch.setattr(coco_scan, "_PER_BATCH", 4)
+    _deliver(tmp_path / "shelf")
+    threads = set()
+    remember = PictureRows._remember
+
+    def seen(self, *told):
+        threads.add(threading.get_ident())
+        remember(self, *told)
+
+    monkeypatch.setattr(PictureRows, "_remember", seen)
+    for questions in (None, "questions.jsonl"):
+        shelf = source(tmp_path / "shelf", questions=questions)
+        (tmp_path / f"out-{questions}").mkdir()
+        normalise_into(shelf, new_store(tmp_path), tmp_path / f"out-{questions}", LocalEngine(2))
+    assert threads == {threading.get_ident()}
