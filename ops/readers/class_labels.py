@@ -24,7 +24,7 @@ class ClassCode(int):
     def __new__(cls, code: int, names: tuple[str, ...]) -> "ClassCode":
         """The code with its name."""
         made = super().__new__(cls, code)
-        made.name = names[code] if 0 <= code < len(names) else None
+        made.name = (names[code].strip() or None) if 0 <= code < len(names) else None
         made.n_names = len(names)
         return made
 

@@ -60,21 +60,26 @@ def rows_of(
 
 
 def names_by_code(files: SourceFiles, name: str) -> dict[str, str] | Refusal:
-    """The names of labels from a CSV file without a first line of names: code, name; or the file's refusal."""
+    """The names of labels from a CSV file without a first line of names: code, name; or the file's refusal.
+
+    A code with a blank name has none.
+    """
     data = file_bytes(files, name, "broken_file")
     if isinstance(data, Refusal):
         return data
-    records = [*_records(csv.reader(_TextLines(io.BytesIO(data)), strict=True))]
-    for place, record in enumerate(records):
+    names: dict[str, str] = {}
+    for place, record in enumerate(_records(csv.reader(_TextLines(io.BytesIO(data)), strict=True))):
         if isinstance(record, csv.Error) or len(record) not in (0, 2) or not _is_utf8(record):
             seen = str(record) if isinstance(record, csv.Error) else shown(record)
             detail = f"{name} line {place + 1}: wanted a label's code and its name, saw {seen}"
             return Refusal(Origin(name, place, None), "read", "broken_file", detail)
-    return {
-        record[0].strip(): record[1].strip()
-        for record in records
-        if not isinstance(record, csv.Error) and record
-    }
+        code, label = (field.strip() for field in record or ("", ""))
+        if label and names.setdefault(code, label) != label:
+            detail = (
+                f"{name} line {place + 1}: {shown(code)} is {shown(label)}, and {shown(names[code])} before"
+            )
+            return Refusal(Origin(name, place, None), "read", "broken_file", detail)
+    return names
 
 
 def picture_of(origin: Origin, row: Mapping[str, object], key: str) -> PictureRef:

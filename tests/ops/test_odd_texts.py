@@ -129,3 +129,21 @@ def test_rows_about_pictures_that_nobody_lists_are_refused_one_by_one(pictures, 
     tables = _normalised(told, tmp_path)
     assert tables.counts == {"rows_in": 2 + len(pictures), "rows_out": 0, "quarantined": 2 + len(pictures)}
     assert [row[2] for row in refused(tables)][:2] == ["unknown_image"] * 2
+
+
+@pytest.mark.parametrize(
+    ("names", "counts"),
+    [
+        ("7,cup\n8,\n", {"rows_in": 3, "rows_out": 2, "quarantined": 1}),  # the plate cannot be asked about
+        ("7,cup\n8,plate\n7,mug\n", {"rows_in": 3, "rows_out": 0, "quarantined": 3}),
+        ("7,cup\n8,plate\n7,cup\n", {"rows_in": 4, "rows_out": 4, "quarantined": 0}),
+    ],
+)
+def test_a_code_with_no_name_or_two_names_makes_no_question_of_it(names, counts, tmp_path):
+    write(tmp_path, "a.png", encoded(pixels((7, 5))))
+    write(tmp_path, "names.csv", names)
+    write(tmp_path, "rows.csv", "image,label,x,y,width,height\na.png,7,1,1,2,2\na.png,8,3,1,2,2\n")
+    options = {"box_convention": "xywh_px", "label_names": "names.csv"}
+    tables = _normalised(source(tmp_path, "table", annotations="rows.csv", options=options), tmp_path)
+    assert tables.counts == counts
+    assert not any("the ?" in text or "the  " in text for text in tables.examples["question"].to_pylist())
