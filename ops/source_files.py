@@ -142,18 +142,23 @@ class SourceFiles:
 
     def read_whole(self, name: str) -> bytes | FileProblem:
         """The bytes of an annotation file as `read` gives them, unless there are more than the limits allow."""
-        folder = self.name_problem(name) or self._folder(name)
-        if isinstance(folder, FileProblem):
-            return folder
-        most = self.limits.max_file_mib
-        try:
-            n_bytes = n_bytes_of(f"{folder}/{name}")
-        except StoreError as error:
-            return _problem_of(error, not self._is_local)
+        most, n_bytes = self.limits.max_file_mib, self.n_bytes(name)
+        if isinstance(n_bytes, FileProblem):
+            return n_bytes
         if n_bytes > most << 20:
             detail = f"{name} has {n_bytes} bytes and is read into memory whole; at most {most} MiB are"
             return FileProblem("unsupported", f"{detail} (option max_file_mib)")
         return self.read(name)
+
+    def n_bytes(self, name: str) -> int | FileProblem:
+        """How long a file is, without fetching it. Raises StoreError as `read`."""
+        folder = self.name_problem(name) or self._folder(name)
+        if isinstance(folder, FileProblem):
+            return folder
+        try:
+            return n_bytes_of(f"{folder}/{name}")
+        except StoreError as error:
+            return _problem_of(error, not self._is_local)
 
     def refused_members(self) -> dict[str, str]:
         """Members of an archive that cannot be had, by name, with why; none for a folder."""

@@ -16,21 +16,21 @@ LARGE_BYTES = 64 * 2**20
 
 def list_entries(files: SourceFiles, name: str, what: str) -> Iterator[tuple[Origin, object] | Refusal]:
     """The entries of a list of `what` with their 0-based places, or the refusal of the whole file."""
-    with files.opened(name) as stream:
-        if not isinstance(stream, FileProblem) and stream.seek(0, 2) > LARGE_BYTES:
-            try:
-                stream.seek(0)
-                for _ in values(stream):
+    if is_large(files, name):
+        with files.opened(name) as stream:
+            if not isinstance(stream, FileProblem):
+                try:
+                    for _ in values(stream):
+                        pass
+                except BrokenJsonError as error:
+                    yield broken(name, f"a list of {what}", error)
+                    return
+                except NotStreamable:
                     pass
-            except BrokenJsonError as error:
-                yield broken(name, f"a list of {what}", error)
-                return
-            except NotStreamable:
-                pass
-            else:
-                stream.seek(0)
-                yield from _placed(name, values(stream))
-                return
+                else:
+                    stream.seek(0)
+                    yield from _placed(name, values(stream))
+                    return
     content = whole_list(files, name, what)
     if isinstance(content, Refusal):
         yield content
@@ -40,8 +40,8 @@ def list_entries(files: SourceFiles, name: str, what: str) -> Iterator[tuple[Ori
 
 def is_large(files: SourceFiles, name: str) -> bool:
     """Whether a file is too long to be read whole only to learn what a walk over it found already."""
-    with files.opened(name) as stream:
-        return not isinstance(stream, FileProblem) and stream.seek(0, 2) > LARGE_BYTES
+    n_bytes = files.n_bytes(name)
+    return not isinstance(n_bytes, FileProblem) and n_bytes > LARGE_BYTES
 
 
 def broken(name: str, wanted: str, error: BrokenJsonError) -> Refusal:
